@@ -1,0 +1,279 @@
+"""What a config may hold, its defaults, and messages that say the mend.
+
+`default()` is the one list of fields. A file in `configs/` calls it and overrides
+what it needs; `--config.a.b=value` overrides again; `check` looks at the result.
+"""
+
+import difflib
+from collections.abc import Iterator
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from crl_jax.errors import UserError
+
+DEPTHS = (12, 18, 34, 50, 101, 152)
+
+_CHOICES = {
+    "model.depth": DEPTHS,
+    "model.stem": ("large", "small"),
+    "model.stride_in": ("3x3", "1x1"),
+    "model.dtype": ("float32", "bfloat16"),
+    "model.cross.kind": ("scalar", "channel", "conv"),
+    "data.augment": ("random_resized_crop", "pad_and_crop", "none"),
+    "optim.name": ("sgd", "adamw"),
+    "optim.schedule": ("cosine", "step", "constant"),
+}
+_POSITIVE = (
+    "model.width",
+    "data.image_size",
+    "data.batch_size",
+    "train.accumulate",
+    "train.log_every",
+    "optim.learning_rate",
+)
+_NOT_NEGATIVE = (
+    "train.steps",
+    "train.epochs",
+    "train.seed",
+    "train.eval_every",
+    "train.checkpoint_every",
+    "optim.weight_decay",
+    "optim.clip_norm",
+)
+_SHARES = (
+    "data.eval_crop",
+    "optim.momentum",
+    "optim.warmup",
+    "optim.label_smoothing",
+    "optim.ema",
+)
+
+
+def default() -> ConfigDict:
+    """Returns every field with its default value."""
+    config = ConfigDict()
+
+    config.model = ConfigDict()
+    config.model.depth = 50  # 12 is a tiny network for tests
+    config.model.width = 1.0  # multiplies the channels of every stage
+    config.model.stem = "large"  # large: 7x7/2 and pool; small: 3x3
+    config.model.stride_in = "3x3"  # of a bottleneck unit; 1x1 is the original
+    config.model.branch_from = "res5b"  # first unit that each task has for itself
+    config.model.dtype = "float32"  # of the computation; parameters stay float32
+    config.model.sync_batch_norm = False  # statistics over all devices, not each
+    config.model.cross = ConfigDict()
+    config.model.cross.kind = "scalar"  # scalar, channel or conv (1x1)
+    config.model.cross.init = 0.1  # weight of the other tasks' shortcuts; 0: M-ResNet
+    config.model.cross.learned = False
+
+    config.data = ConfigDict()
+    config.data.manifest = ""  # a CSV: file,split,<task>,<task>,...
+    config.data.tfds = ""  # or the name of a TFDS data set
+    config.data.tasks = ConfigDict()  # for TFDS: {task: name of its label feature}
+    config.data.dir = ""  # where shards lie; empty: TFDS's default folder
+    config.data.train_split = "train"  # TFDS split strings, such as train[:90%]
+    config.data.val_split = "val"  # chooses the best checkpoint; empty: no choice
+    config.data.test_split = "test"
+    config.data.image_size = 224  # rows and columns that the network sees
+    config.data.batch_size = 128  # over all devices
+    config.data.augment = "random_resized_crop"  # or pad_and_crop, none
+    config.data.flip = True  # mirror half of the training pictures
+    config.data.eval_crop = 0.875  # side of the centre crop, of the shorter side
+    config.data.mean = (0.485, 0.456, 0.406)  # of the channels, on a 0-1 scale
+    config.data.std = (0.229, 0.224, 0.225)
+
+    config.tasks = ConfigDict()  # {task: settings as in `default_task`}
+
+    config.train = ConfigDict()
+    config.train.steps = 0  # length of the run; give steps or epochs
+    config.train.epochs = 0.0
+    config.train.seed = 0
+    config.train.accumulate = 1  # parts that a batch is computed in, to save memory
+    config.train.log_every = 50  # steps
+    config.train.eval_every = 0  # steps; 0: once an epoch
+    config.train.checkpoint_every = 0  # steps; 0: with each evaluation
+    config.train.best_by = "mean"  # best checkpoint: mean top-1, or a task's name
+
+    config.optim = ConfigDict()
+    config.optim.name = "sgd"
+    config.optim.learning_rate = 0.1  # at its highest, for the whole batch
+    config.optim.schedule = "cosine"
+    config.optim.warmup = 0.05  # share of the run with a linearly rising rate
+    config.optim.decay_at = (0.5, 0.75)  # step schedule: shares of the run
+    config.optim.decay_by = 0.1  # step schedule: factor at each
+    config.optim.momentum = 0.9
+    config.optim.nesterov = False
+    config.optim.weight_decay = 1e-4  # on kernels only
+    config.optim.clip_norm = 0.0  # largest global norm of the gradient; 0: none
+    config.optim.label_smoothing = 0.0
+    config.optim.ema = 0.0  # decay of the parameter average that is evaluated; 0: none
+    return config
+
+
+def default_task() -> ConfigDict:
+    """Returns the settings of one task, `config.tasks.<name>`."""
+    task = ConfigDict()
+    task.weight = 1.0  # of its loss in the sum
+    task.classes = 0  # expected number; 0: as the data says
+    return task
+
+
+def fields(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yields `(dotted name, value)` for every leaf of a config."""
+    for name, value in config.items():
+        if isinstance(value, ConfigDict):
+            yield from fields(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def differences(old: ConfigDict, new: ConfigDict) -> list[str]:
+    """Returns the names of the fields whose values differ between two configs."""
+    a, b = dict(fields(old)), dict(fields(new))
+    missing = object()
+    return sorted(
+        name for name in a | b if not _same(a.get(name, missing), b.get(name, missing))
+    )
+
+
+def check(config: ConfigDict) -> ConfigDict:
+    """Returns a complete, locked copy of `config`, or says what is wrong with it.
+
+    Settings that a task leaves out take their defaults.
+
+    Raises:
+      UserError: an unknown field (with the nearest known one), a value of the wrong
+        type or outside its range, or fields that contradict each other.
+    """
+    config = config.copy_and_resolve_references().unlock()
+    known = default()
+    for task in config.get("tasks", {}):
+        _check_task_name(task)
+        known.tasks[task] = default_task()
+    for task in config.get("data", {}).get("tasks", {}):
+        _check_task_name(task)
+        known.data.tasks[task] = ""
+    _check_names_and_types(config, known)
+    # What the config leaves out takes its default.
+    known.update(config)
+    _check_values(known)
+    return known.lock()
+
+
+def _check_task_name(task: str) -> None:
+    if not task.isidentifier() or not task.isascii():
+        raise UserError(
+            f"Task name {task!r}: use letters, digits and underscores, and begin with "
+            "a letter."
+        )
+
+
+def _check_names_and_types(config: ConfigDict, known: ConfigDict) -> None:
+    values = dict(fields(known))
+    groups = {name.rpartition(".")[0] for name in values} | {"tasks", "data.tasks"}
+    for name, value in fields(config):
+        if name in groups:
+            raise UserError(
+                f"config.{name} is a group of fields, not a value: set config.{name}.X."
+            )
+        if name not in values:
+            raise UserError(f"config.{name} does not exist.{_nearest(name, values)}")
+        expected = values[name]
+        if not _same_type(value, expected):
+            raise UserError(
+                f"config.{name} is {value!r}; it must be a {_type_name(expected)}, such"
+                f" as {expected!r}."
+            )
+
+
+def _nearest(name: str, known: dict[str, Any]) -> str:
+    """Returns a hint with the known names that look most like `name`."""
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    leaf = name.rpartition(".")[2]
+    close += [k for k in known if k.rpartition(".")[2] == leaf and k not in close]
+    if not close:
+        return " `crl_jax/config.py` lists the fields."
+    return " Did you mean " + " or ".join(f"config.{k}" for k in close) + "?"
+
+
+def _same(a: Any, b: Any) -> bool:
+    """Compares values as JSON does, where a tuple comes back as a list."""
+    if isinstance(a, (tuple, list)) and isinstance(b, (tuple, list)):
+        return list(a) == list(b)
+    return a == b
+
+
+def _same_type(value: Any, expected: Any) -> bool:
+    if isinstance(expected, bool) or isinstance(value, bool):
+        return isinstance(value, bool) and isinstance(expected, bool)
+    if isinstance(expected, float):
+        return isinstance(value, (int, float))
+    if isinstance(expected, tuple):
+        return isinstance(value, (tuple, list)) and all(
+            isinstance(v, (int, float)) and not isinstance(v, bool) for v in value
+        )
+    return isinstance(value, type(expected))
+
+
+def _type_name(value: Any) -> str:
+    names = {bool: "true or false", int: "whole number", float: "number", str: "text"}
+    return names.get(type(value), "tuple of numbers")
+
+
+def _check_values(config: ConfigDict) -> None:
+    values = dict(fields(config))
+    for name, choices in _CHOICES.items():
+        if values[name] not in choices:
+            listed = ", ".join(str(c) for c in choices)
+            raise UserError(f"config.{name} is {values[name]!r}; it can be: {listed}.")
+    for name in _POSITIVE:
+        if not values[name] > 0:
+            raise UserError(f"config.{name} is {values[name]}; it must be above 0.")
+    for name in _NOT_NEGATIVE:
+        if not values[name] >= 0:
+            raise UserError(f"config.{name} is {values[name]}; it cannot be below 0.")
+    for name in _SHARES:
+        if not 0 <= values[name] <= 1:
+            raise UserError(
+                f"config.{name} is {values[name]}; it must be between 0 and 1."
+            )
+    for name in ("data.mean", "data.std"):
+        if len(values[name]) != 3:
+            raise UserError(f"config.{name} needs three numbers, one a colour channel.")
+    _check_together(config)
+
+
+def _check_together(config: ConfigDict) -> None:
+    """Checks the fields that depend on one another."""
+    if config.data.manifest and config.data.tfds:
+        raise UserError(
+            "config.data.manifest and config.data.tfds are both set; keep one of them."
+        )
+    if config.train.steps and config.train.epochs:
+        raise UserError(
+            "config.train.steps and config.train.epochs are both set; make one of them "
+            "0."
+        )
+    cross = config.model.cross
+    if cross.kind != "scalar" and not cross.learned:
+        raise UserError(
+            f"config.model.cross.kind={cross.kind} without learning is the same as "
+            "scalar: set config.model.cross.learned=True, or kind=scalar."
+        )
+    if config.data.batch_size % config.train.accumulate:
+        raise UserError(
+            f"config.data.batch_size={config.data.batch_size} does not divide into "
+            f"config.train.accumulate={config.train.accumulate} equal parts."
+        )
+    for task, settings in config.tasks.items():
+        if settings.weight < 0:
+            raise UserError(
+                f"config.tasks.{task}.weight is {settings.weight}; it cannot be below "
+                "0."
+            )
+        if settings.classes < 0 or settings.classes == 1:
+            raise UserError(
+                f"config.tasks.{task}.classes is {settings.classes}; it must be 2 or "
+                "more, or 0 to take it from the data."
+            )
