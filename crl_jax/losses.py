@@ -1,0 +1,50 @@
+"""What a task's training minimises."""
+
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+import optax
+
+Array = jax.Array
+
+
+def cross_entropy(logits: Array, labels: Array, label_smoothing: float = 0.0) -> Array:
+    """Returns the softmax cross-entropy of each example, 0 where its label is missing.
+
+    Args:
+      logits: `[B, K]`.
+      labels: `[B]`, from 0 to K - 1; -1 means missing.
+      label_smoothing: share of the target that is spread over all classes
+        (Szegedy et al. 2016, section 7).
+
+    Returns:
+      `[B]`, in nats.
+    """
+    targets = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
+    targets = optax.smooth_labels(targets, label_smoothing)
+    losses = optax.softmax_cross_entropy(logits, targets)
+    return jnp.where(labels >= 0, losses, 0.0)
+
+
+def weighted_sum(
+    losses: Mapping[str, Array],
+    counts: Mapping[str, Array],
+    weights: Mapping[str, float],
+) -> Array:
+    """Returns the sum over tasks of weight times mean loss.
+
+    Args:
+      losses: `{task: [B]}`, 0 where the label is missing.
+      counts: `{task: []}`, labelled examples that the mean is over. They may be spread
+        over more devices or parts of a batch than `losses` are; then the sums of all
+        parts add up to the sum of the whole.
+      weights: `{task: weight}`.
+    """
+    return sum(
+        (
+            weights[task] * jnp.sum(losses[task]) / jnp.maximum(counts[task], 1)
+            for task in losses
+        ),
+        start=jnp.zeros(()),
+    )

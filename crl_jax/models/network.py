@@ -1,0 +1,213 @@
+"""`MultitaskResNet`: the paper's networks and baselines, from two settings.
+
+| name                | `branch_from` | cross weight |
+|---------------------|---------------|--------------|
+| S, a network a task | `stem`        | 0            |
+| M, multitask        | `res5b`       | 0            |
+| X, cross-residual   | `res5b`       | 0.1          |
+| heads only          | `head`        | -            |
+"""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from ml_collections import ConfigDict
+
+from crl_jax.errors import UserError
+from crl_jax.models import layers, units
+from crl_jax.models.cross_residual import CrossResidual
+
+Array = jax.Array
+
+# The mapped axis over which a batch is divided; the step and batch norm name it.
+DATA_AXIS = "data"
+
+# Depth: kind of unit, and how many a stage (He et al. 2015, table 1). 12 is a tiny one.
+ARCHITECTURES: dict[int, tuple[type[nn.Module], tuple[int, int, int, int]]] = {
+    12: (units.BasicUnit, (1, 1, 1, 2)),
+    18: (units.BasicUnit, (2, 2, 2, 2)),
+    34: (units.BasicUnit, (3, 4, 6, 3)),
+    50: (units.BottleneckUnit, (3, 4, 6, 3)),
+    101: (units.BottleneckUnit, (3, 4, 23, 3)),
+    152: (units.BottleneckUnit, (3, 8, 36, 3)),
+}
+
+
+def unit_names(stage_sizes: tuple[int, ...]) -> list[list[str]]:
+    """Returns the units' names a stage, `[["res2a", "res2b"], ["res3a", ...], ...]`.
+
+    Stages of up to six units are lettered; longer ones count, `res4a, res4b1, res4b2`,
+    as in the original release of ResNet-101 and ResNet-152.
+    """
+    names = []
+    for stage, size in enumerate(stage_sizes, start=2):
+        if size <= 6:
+            suffixes = list("abcdef"[:size])
+        else:
+            suffixes = ["a", *(f"b{i}" for i in range(1, size))]
+        names.append([f"res{stage}{suffix}" for suffix in suffixes])
+    return names
+
+
+def layer_names(depth: int) -> list[str]:
+    """Returns what `branch_from` can be: stem, the units from first to last, head."""
+    stages = unit_names(ARCHITECTURES[depth][1])
+    return ["stem", *(name for stage in stages for name in stage), "head"]
+
+
+def branched_layers(depth: int, branch_from: str) -> frozenset[str]:
+    """Returns the layers that each task has for itself, heads included.
+
+    Raises:
+      UserError: `branch_from` is not a layer of this network.
+    """
+    names = layer_names(depth)
+    if branch_from not in names:
+        raise UserError(
+            f"config.model.branch_from={branch_from!r} is not a layer of "
+            f"ResNet-{depth}; it can be: {', '.join(names)}."
+        )
+    return frozenset(names[names.index(branch_from) :])
+
+
+class MultitaskResNet(nn.Module):
+    """A residual network whose layers from `branch_from` on exist once a task.
+
+    A layer's parameters lie under its name, those of a branched layer with a leading
+    axis T. Learned cross weights are at `<unit>_cross/weight`, heads at `head/<task>`.
+
+    Attributes:
+      classes: `{task: K}`; their order is the order of the task axis.
+      depth: 12, 18, 34, 50, 101 or 152.
+      branch_from: first layer that each task has for itself (see `layer_names`).
+      cross_kind, cross_init, cross_learned: see `CrossResidual`.
+      width: multiplies the channels of every stage.
+      stem: "large" or "small" (see `units.Stem`).
+      stride_in: "3x3" or "1x1" (see `units.BottleneckUnit`).
+      mean, std: of the channels of a picture, on a 0-1 scale.
+      dtype: of the computation; parameters and batch statistics are float32.
+      batch_norm_axis: mapped axis over which batch statistics are averaged.
+    """
+
+    classes: Mapping[str, int]
+    depth: int = 50
+    branch_from: str = "res5b"
+    cross_kind: str = "scalar"
+    cross_init: float = 0.1
+    cross_learned: bool = False
+    width: float = 1.0
+    stem: str = "large"
+    stride_in: str = "3x3"
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    dtype: Any = jnp.float32
+    batch_norm_axis: str | None = None
+
+    @nn.compact
+    def __call__(self, images: Array, train: bool = False) -> dict[str, Array]:
+        """Computes every task's logits.
+
+        Each unit is `y = relu(F(x) + s)`, s the shortcut of x; branched over tasks,
+        `y[t] = relu(F[t](x[t]) + sum over j of W[t, j] s[j])` (Jou and Chang 2016).
+        The first branched unit sees the same x for every task: with an identity
+        shortcut and scalar cross weights it only rescales s, and what the tasks know
+        starts to cross at the second.
+
+        Args:
+          images: `[B, H, W, 3]`, uint8 (or float) from 0 to 255; they are normalised
+            here, on the device.
+          train: whether batch norm uses, and records, the statistics of this batch.
+
+        Returns:
+          `{task: [B, K]}`, float32.
+
+        Raises:
+          UserError: `branch_from` is not a layer of this network.
+        """
+        branched = branched_layers(self.depth, self.branch_from)
+        norm = functools.partial(
+            layers.BatchNorm, train=train, axis_name=self.batch_norm_axis
+        )
+        unit_class, unit_settings, stage_sizes = self._architecture()
+
+        x = self._normalise(images)
+        stem = self._layer(units.Stem, "stem" in branched, input_is_shared=True)
+        channels = round(64 * self.width)
+        x = stem(channels, size=self.stem, norm=norm, name="stem")(x)
+
+        for stage, names in enumerate(unit_names(stage_sizes)):
+            channels = round(64 * 2**stage * self.width)
+            for name in names:
+                stride = 2 if stage > 0 and name == names[0] else 1
+                unit = self._layer(
+                    unit_class, name in branched, input_is_shared=x.ndim == 4
+                )
+                unit = unit(
+                    channels, stride=stride, norm=norm, name=name, **unit_settings
+                )
+                residual, shortcut = unit(x)
+                if name in branched:
+                    shortcut = self._cross_residual(name)(shortcut)
+                x = nn.relu(residual + shortcut)
+
+        return units.Heads(dict(self.classes), name="head")(x)
+
+    def _architecture(self) -> tuple[type[nn.Module], dict[str, Any], tuple[int, ...]]:
+        unit_class, stage_sizes = ARCHITECTURES[self.depth]
+        bottleneck = unit_class is units.BottleneckUnit
+        settings = {"stride_in": self.stride_in} if bottleneck else {}
+        return unit_class, settings, stage_sizes
+
+    def _normalise(self, images: Array) -> Array:
+        mean, std = jnp.array(self.mean) * 255, jnp.array(self.std) * 255
+        return ((images.astype(jnp.float32) - mean) / std).astype(self.dtype)
+
+    def _layer(
+        self, layer: type[nn.Module], in_branch: bool, input_is_shared: bool
+    ) -> Callable[..., Any]:
+        """Returns `layer` with its kind of convolution, branched over tasks or not."""
+        conv = functools.partial(layers.Conv, dtype=self.dtype, in_branch=in_branch)
+        if in_branch:
+            layer = units.over_tasks(layer, len(self.classes), input_is_shared)
+        return functools.partial(layer, conv=conv)
+
+    def _cross_residual(self, unit_name: str) -> CrossResidual:
+        return CrossResidual(
+            kind=self.cross_kind,
+            start=self.cross_init,
+            learned=self.cross_learned,
+            name=f"{unit_name}_cross",
+        )
+
+
+def build(config: ConfigDict, classes: Mapping[str, int]) -> MultitaskResNet:
+    """Builds the network that `config.model` and `config.data` describe.
+
+    Args:
+      config: a checked config.
+      classes: `{task: K}`.
+
+    Raises:
+      UserError: `config.model.branch_from` is not a layer of this network.
+    """
+    model = config.model
+    branched_layers(model.depth, model.branch_from)
+    return MultitaskResNet(
+        classes=dict(classes),
+        depth=model.depth,
+        branch_from=model.branch_from,
+        cross_kind=model.cross.kind,
+        cross_init=model.cross.init,
+        cross_learned=model.cross.learned,
+        width=model.width,
+        stem=model.stem,
+        stride_in=model.stride_in,
+        mean=tuple(config.data.mean),
+        std=tuple(config.data.std),
+        dtype=jnp.dtype(model.dtype),
+        batch_norm_axis=DATA_AXIS if model.sync_batch_norm else None,
+    )

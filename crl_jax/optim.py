@@ -1,0 +1,75 @@
+"""The optimiser and its learning rate, with Optax."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from ml_collections import ConfigDict
+
+Schedule = Callable[[Any], Any]
+
+
+def learning_rate(config: ConfigDict, steps: int) -> Schedule:
+    """Returns the learning rate as a function of the step.
+
+    It rises linearly over `optim.warmup` of the run, then falls as `optim.schedule`
+    says: to zero along a half cosine, by `optim.decay_by` at each of `optim.decay_at`,
+    or not at all.
+
+    Args:
+      config: `config.optim` of a checked config.
+      steps: length of the run.
+    """
+    peak = config.learning_rate
+    warmup_steps = min(round(config.warmup * steps), steps - 1)
+    if config.schedule == "cosine":
+        after = optax.cosine_decay_schedule(peak, steps - warmup_steps)
+    elif config.schedule == "step":
+        boundaries = {
+            round(s * steps) - warmup_steps: config.decay_by for s in config.decay_at
+        }
+        after = optax.piecewise_constant_schedule(peak, boundaries)
+    else:
+        after = optax.constant_schedule(peak)
+    # The first step already moves: the rate at step 0 is one part of the warm-up.
+    warmup = optax.linear_schedule(
+        peak / (warmup_steps + 1), peak, max(warmup_steps, 1)
+    )
+    return optax.join_schedules([warmup, after], [warmup_steps])
+
+
+def make(config: ConfigDict, schedule: Schedule) -> optax.GradientTransformation:
+    """Returns the optimiser that `config.optim` describes.
+
+    SGD adds the weight decay to the gradient (as PyTorch does), AdamW to the step
+    (Loshchilov and Hutter 2019).
+    """
+    clip = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm > 0 else []
+    decay = optax.add_decayed_weights(config.weight_decay, mask=is_kernel)
+    if config.name == "sgd":
+        momentum = optax.trace(config.momentum, nesterov=config.nesterov)
+        parts = [*clip, decay, momentum]
+    else:
+        adam = optax.scale_by_adam(b1=config.momentum, nesterov=config.nesterov)
+        parts = [*clip, adam, decay]
+    return optax.chain(*parts, optax.scale_by_learning_rate(schedule))
+
+
+def is_kernel(params: Any) -> Any:
+    """Marks kernels, which alone decay, in a tree like `params`.
+
+    Not marked: batch-norm scales, biases, and learned cross weights.
+    """
+    return jax.tree.map_with_path(lambda path, _: path[-1].key == "kernel", params)
+
+
+def update_average(average: Any, new: Any, step: jax.Array, decay: float) -> Any:
+    """Moves an exponential moving average towards `new`.
+
+    The first steps count more, so that the start is soon forgotten: the decay is at
+    most (1 + step) / (10 + step), as in TensorFlow's ExponentialMovingAverage.
+    """
+    keep = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
+    return jax.tree.map(lambda a, n: keep * a + (1.0 - keep) * n, average, new)
