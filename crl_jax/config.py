@@ -5,7 +5,7 @@ what it needs; `--config.a.b=value` overrides again; `check` looks at the result
 """
 
 import difflib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -146,19 +146,44 @@ def check(config: ConfigDict) -> ConfigDict:
       UserError: an unknown field (with the nearest known one), a value of the wrong
         type or outside its range, or fields that contradict each other.
     """
-    config = config.copy_and_resolve_references().unlock()
     known = default()
     for task in config.get("tasks", {}):
-        _check_task_name(task)
         known.tasks[task] = default_task()
     for task in config.get("data", {}).get("tasks", {}):
-        _check_task_name(task)
         known.data.tasks[task] = ""
-    _check_names_and_types(config, known)
+    for name, value in fields(config):
+        _check_type(name, value)
     # What the config leaves out takes its default.
     known.update(config)
     _check_values(known)
     return known.lock()
+
+
+def expected_value(name: str) -> Any:
+    """Returns the default of a field, for its type.
+
+    Args:
+      name: dotted, without `config.`; also `tasks.<task>.X` and `data.tasks.<task>`.
+
+    Raises:
+      UserError: there is no such field (with the nearest known one), or it is a group.
+    """
+    known = dict(fields(default()))
+    *group, field = name.split(".")
+    if group[:-1] == ["tasks"]:
+        _check_task_name(group[-1])
+        known |= {f"tasks.{group[-1]}.{k}": v for k, v in default_task().items()}
+    if group == ["data", "tasks"]:
+        _check_task_name(field)
+        known[name] = ""
+    if name in known:
+        return known[name]
+    groups = {k.rpartition(".")[0] for k in known} | {"tasks", "data.tasks"}
+    if name in groups or group == ["tasks"]:
+        raise UserError(
+            f"config.{name} is a group of fields, not a value: set config.{name}.X."
+        )
+    raise UserError(f"config.{name} does not exist.{_nearest(name, known)}")
 
 
 def _check_task_name(task: str) -> None:
@@ -169,22 +194,13 @@ def _check_task_name(task: str) -> None:
         )
 
 
-def _check_names_and_types(config: ConfigDict, known: ConfigDict) -> None:
-    values = dict(fields(known))
-    groups = {name.rpartition(".")[0] for name in values} | {"tasks", "data.tasks"}
-    for name, value in fields(config):
-        if name in groups:
-            raise UserError(
-                f"config.{name} is a group of fields, not a value: set config.{name}.X."
-            )
-        if name not in values:
-            raise UserError(f"config.{name} does not exist.{_nearest(name, values)}")
-        expected = values[name]
-        if not _same_type(value, expected):
-            raise UserError(
-                f"config.{name} is {value!r}; it must be a {_type_name(expected)}, such"
-                f" as {expected!r}."
-            )
+def _check_type(name: str, value: Any) -> None:
+    expected = expected_value(name)
+    if not _same_type(value, expected):
+        raise UserError(
+            f"config.{name} is {value!r}; it must be {_type_name(expected)}, such as "
+            f"{expected!r}."
+        )
 
 
 def _nearest(name: str, known: dict[str, Any]) -> str:
@@ -217,8 +233,8 @@ def _same_type(value: Any, expected: Any) -> bool:
 
 
 def _type_name(value: Any) -> str:
-    names = {bool: "true or false", int: "whole number", float: "number", str: "text"}
-    return names.get(type(value), "tuple of numbers")
+    names = {bool: "True or False", int: "a whole number", float: "a number"}
+    return names.get(type(value), "text" if isinstance(value, str) else "numbers")
 
 
 def _check_values(config: ConfigDict) -> None:
@@ -277,3 +293,37 @@ def _check_together(config: ConfigDict) -> None:
                 f"config.tasks.{task}.classes is {settings.classes}; it must be 2 or "
                 "more, or 0 to take it from the data."
             )
+
+
+def with_tasks(config: ConfigDict, classes: Mapping[str, int]) -> ConfigDict:
+    """Returns a checked config with settings for exactly the tasks of the data.
+
+    Args:
+      config: a checked config.
+      classes: `{task: K}`, from the data.
+
+    Raises:
+      UserError: the config speaks of a task that the data lacks, or of another number
+        of classes than the data has.
+    """
+    for task, settings in config.tasks.items():
+        if task not in classes:
+            raise UserError(
+                f"config.tasks.{task}: the data has no such task; it has "
+                f"{', '.join(classes)}."
+            )
+        if settings.classes not in (0, classes[task]):
+            raise UserError(
+                f"config.tasks.{task}.classes is {settings.classes}, but the data has "
+                f"{classes[task]} classes of {task}: mend one of them, or set it to 0 "
+                "to take what the data has."
+            )
+    if config.train.best_by not in ("mean", *classes):
+        raise UserError(
+            f"config.train.best_by is {config.train.best_by!r}; it can be: mean, "
+            f"{', '.join(classes)}."
+        )
+    config = config.copy_and_resolve_references().unlock()
+    settings = {task: config.tasks.get(task, default_task()) for task in classes}
+    config.tasks = ConfigDict(settings)
+    return config.lock()

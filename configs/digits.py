@@ -1,0 +1,30 @@
+"""Handwritten digits, each under an adjective that can be seen; needs no network.
+
+python -m crl_jax.main --config=configs/digits.py --workdir=runs/digits
+"""
+
+from ml_collections import ConfigDict
+
+from crl_jax.config import default
+
+
+def get_config() -> ConfigDict:
+    config = default()
+    config.model.depth = 18
+    config.model.width = 0.25
+    config.model.stem = "small"
+
+    config.data.tfds = "digits"
+    config.data.tasks.noun = "noun"
+    config.data.tasks.adjective = "adjective"
+    config.data.tasks.anp = "anp"
+    config.data.image_size = 32
+    config.data.batch_size = 64
+    config.data.augment = "pad_and_crop"
+    config.data.flip = False  # a mirrored digit is another one
+    config.data.eval_crop = 1.0
+
+    config.train.epochs = 15.0
+    config.optim.learning_rate = 0.1
+    config.optim.weight_decay = 5e-4
+    return config

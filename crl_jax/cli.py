@@ -1,0 +1,149 @@
+"""How every verb reads its flags, and answers a user's mistake with one message."""
+
+import argparse
+import ast
+import runpy
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from crl_jax import config as config_lib
+from crl_jax.errors import UserError
+
+
+def parser(verb: str, description: str | None) -> argparse.ArgumentParser:
+    """Returns the parser of `python -m crl_jax.<verb>`; its help is a docstring."""
+    return argparse.ArgumentParser(
+        prog=f"python -m crl_jax.{verb}",
+        description=description,
+        formatter_class=_HelpFormatter,
+        allow_abbrev=False,
+    )
+
+
+class _HelpFormatter(
+    argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter
+):
+    pass
+
+
+def add_config(verb: argparse.ArgumentParser) -> None:
+    """Adds `--config=FILE`; `read` then also takes `--config.a.b=value`."""
+    verb.add_argument(
+        "--config",
+        required=True,
+        default=argparse.SUPPRESS,
+        metavar="FILE",
+        help="such as configs/digits.py; set single fields with --config.a.b=value",
+    )
+
+
+def add_workdir(verb: argparse.ArgumentParser, help_text: str) -> None:
+    """Adds `--workdir=DIR`."""
+    verb.add_argument(
+        "--workdir",
+        required=True,
+        default=argparse.SUPPRESS,
+        metavar="DIR",
+        type=Path,
+        help=help_text,
+    )
+
+
+def read(
+    verb: argparse.ArgumentParser, arguments: Sequence[str] | None = None
+) -> argparse.Namespace:
+    """Returns the parsed arguments; `config` among them is a checked config.
+
+    Args:
+      verb: the verb's parser.
+      arguments: of the command line; None: this process's.
+
+    Raises:
+      UserError: an unknown argument, or a mistake in the config.
+    """
+    known, rest = verb.parse_known_args(arguments)
+    overrides = []
+    for argument in rest:
+        name, equals, text = argument.partition("=")
+        if not name.startswith("--config.") or "config" not in known:
+            raise UserError(
+                f"{argument!r} is not an argument of this verb: see --help."
+            )
+        if not equals:
+            raise UserError(f"{argument} has no value: write {argument}=VALUE.")
+        overrides.append((name.removeprefix("--config."), text))
+    if "config" in known:
+        known.config = load_config(known.config, overrides)
+    return known
+
+
+def load_config(path: str, overrides: Sequence[tuple[str, str]] = ()) -> ConfigDict:
+    """Returns the checked config of a file, with some fields replaced.
+
+    Args:
+      path: a Python file that defines `get_config()`.
+      overrides: dotted field names and their values as text.
+
+    Raises:
+      UserError: the file cannot be read or run, or a field or value is wrong.
+    """
+    config = config_lib.check(_run_config_file(path)).unlock()
+    for name, text in overrides:
+        _set(config, name, text)
+    return config_lib.check(config)
+
+
+def _run_config_file(path: str) -> ConfigDict:
+    if not Path(path).is_file():
+        raise UserError(f"--config={path}: there is no such file.")
+    try:
+        get_config = runpy.run_path(path).get("get_config", lambda: None)
+        config = get_config()
+    except Exception as error:  # whatever the user's file raises
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [frame.lineno for frame in frames if frame.filename == path]
+        if isinstance(error, SyntaxError):
+            lines = [error.lineno]
+        raise UserError(
+            f"--config={path}, line {lines[-1] if lines else '?'}: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    if not isinstance(config, ConfigDict):
+        raise UserError(
+            f"--config={path} must define get_config(), which returns a ConfigDict: "
+            "begin it with `config = default()` from crl_jax.config, and end it with "
+            "`return config`."
+        )
+    return config
+
+
+def _set(config: ConfigDict, name: str, text: str) -> None:
+    """Sets the field `name` to the value that `text` stands for."""
+    expected = config_lib.expected_value(name)
+    value: Any = text
+    if not isinstance(expected, str):
+        try:
+            value = ast.literal_eval(text)
+        except (SyntaxError, ValueError):
+            value = {"true": True, "false": False}.get(text.lower(), text)
+    *groups, field = name.split(".")
+    for group in groups:
+        if group not in config:
+            config[group] = ConfigDict()
+        config = config[group]
+    with config.ignore_type():  # `config.check` answers a wrong type
+        config[field] = value
+
+
+def run(main: Callable[[], None]) -> None:
+    """Runs a verb; a `UserError` is printed as one message, with exit status 2."""
+    try:
+        main()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

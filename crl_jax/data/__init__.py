@@ -1,0 +1,1 @@
+"""Labelled pictures, from CSV files and TFDS data sets to batches."""

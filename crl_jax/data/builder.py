@@ -1,0 +1,197 @@
+"""Turns a manifest into TFRecord shards, once.
+
+TFDS writes to a temporary folder and renames it when it is whole, so what is there is
+finished. Another manifest, or an edited one, gets a folder of its own.
+"""
+
+import collections
+import contextlib
+import csv
+import dataclasses
+import os
+import re
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NoReturn
+
+import tensorflow_datasets as tfds
+from absl import logging
+
+from crl_jax.data import pictures
+from crl_jax.data.manifest import SPLITS, Manifest, first_few, read_manifest
+from crl_jax.errors import UserError
+
+MAX_REFUSED = 0.05  # share of the pictures
+
+_THREADS = os.cpu_count() or 1
+_WINDOW = 4 * _THREADS  # pictures in memory at a time
+
+
+@dataclasses.dataclass(eq=False, kw_only=True)
+class ManifestConfig(tfds.core.BuilderConfig):
+    """What makes one data set of `ManifestBuilder` differ from another."""
+
+    manifest: Manifest = dataclasses.field(repr=False)
+
+
+class ManifestBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """The pictures of a manifest as examples `{image, file, <task>: label, ...}`.
+
+    `image` holds the bytes of `pictures.encode`, `file` the path in the manifest; a
+    label is int64, -1 where it is missing. Pictures that cannot be decoded are left
+    out and listed in `refused.csv` beside the shards.
+    """
+
+    name = "manifest"
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        tasks = self.builder_config.manifest.tasks
+        return tfds.core.DatasetInfo(
+            builder=self,
+            features=tfds.features.FeaturesDict(
+                {
+                    "image": tfds.features.Image(shape=(None, None, 3)),
+                    "file": tfds.features.Text(),
+                }
+                | {t: tfds.features.ClassLabel(names=n) for t, n in tasks.items()}
+            ),
+        )
+
+    def _split_generators(self, dl_manager: Any) -> dict[str, "_Examples"]:
+        manifest = self.builder_config.manifest
+        present = [split for split in SPLITS if split in manifest.splits]
+        return {split: self._generate_examples(split) for split in present}
+
+    def _generate_examples(self, split: str) -> "_Examples":
+        return _Examples(self.builder_config.manifest, split, self.refused)
+
+    def _download_and_prepare(self, *args: Any, **kwargs: Any) -> None:
+        self.refused: list[tuple[str, str]] = []
+        super()._download_and_prepare(*args, **kwargs)
+        if self.refused:
+            # `data_dir` is still the temporary folder.
+            path = Path(self.data_dir) / "refused.csv"
+            with path.open("w", encoding="utf-8", newline="") as file:
+                csv.writer(file).writerows([("file", "reason"), *self.refused])
+
+    def _log_download_bytes(self) -> None:
+        """Keeps TFDS from printing sizes that it does not know."""
+
+    def _log_download_done(self) -> None:
+        """Keeps TFDS from printing what `prepare_manifest` prints better."""
+
+
+class _Examples:
+    """The examples of a split; its length gives TFDS's progress bar an end."""
+
+    def __init__(self, manifest: Manifest, split: str, refused: list[tuple[str, str]]):
+        self._manifest = manifest
+        self._split = split
+        self._rows = [i for i, name in enumerate(manifest.splits) if name == split]
+        self._refused = refused
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __iter__(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Yields key and example in the manifest's order, and notes what is refused.
+
+        Raises:
+          UserError: too many pictures are refused, or all of the split.
+        """
+        manifest, accepted = self._manifest, 0
+        for row, future in self._futures():
+            file = manifest.files[row]
+            try:
+                image = future.result()
+            except pictures.BadPicture as error:
+                self._refused.append((file, str(error)))
+                if len(self._refused) > MAX_REFUSED * len(manifest.files):
+                    self._fail(f"more than {MAX_REFUSED:.0%} of the pictures")
+                continue
+            accepted += 1
+            labels = {task: int(of[row]) for task, of in manifest.labels.items()}
+            yield file, {"image": image, "file": file} | labels
+        if not accepted:
+            self._fail(f"all pictures of {self._split}")
+
+    def _futures(self) -> Iterator[tuple[int, Future[bytes]]]:
+        """Yields each row and its encoded picture; works a few pictures ahead."""
+        ahead: collections.deque[tuple[int, Future[bytes]]] = collections.deque()
+        with ThreadPoolExecutor(_THREADS) as pool:
+            for row in self._rows:
+                path = self._manifest.root / self._manifest.files[row]
+                ahead.append((row, pool.submit(pictures.encode, path)))
+                if len(ahead) == _WINDOW:
+                    yield ahead.popleft()
+            yield from ahead
+
+    def _fail(self, which: str) -> NoReturn:
+        found = first_few([f"{file} {reason}" for file, reason in self._refused])
+        raise UserError(
+            f"{self._manifest.path}: {which} cannot be used: {found}. Mend these files "
+            "or delete their rows."
+        )
+
+
+def prepare_manifest(
+    path: str | os.PathLike[str], data_dir: str | None = None
+) -> tfds.core.DatasetBuilder:
+    """Returns the data set of a manifest; writes its shards if they are not there.
+
+    The manifest is `builder_config.manifest` of what is returned.
+
+    Args:
+      path: of the CSV.
+      data_dir: where TFDS keeps data sets; None means its default folder.
+
+    Raises:
+      UserError: a mistake in the manifest, or too many pictures that cannot be used.
+    """
+    manifest = read_manifest(path)
+    stem = re.sub(r"[^A-Za-z0-9]+", "_", manifest.path.stem)[:50]
+    config = ManifestConfig(name=f"{stem}-{manifest.fingerprint}", manifest=manifest)
+    with _quiet_logs():
+        builder = ManifestBuilder(config=config, data_dir=data_dir)
+        if not builder.is_prepared():
+            _write(builder)
+    return builder
+
+
+def _write(builder: ManifestBuilder) -> None:
+    manifest = builder.builder_config.manifest
+    count = len(manifest.files)
+    print(
+        f"Writing the {count:,} pictures of {manifest.path} as shards ...", flush=True
+    )
+    start = time.monotonic()
+    # The bar is for a terminal; it would fill a log file.
+    tfds.display_progress_bar(sys.stderr.isatty())
+    builder.download_and_prepare(
+        download_config=tfds.download.DownloadConfig(try_download_gcs=False)
+    )
+    sizes = [f"{name} {s.num_examples:,}" for name, s in builder.info.splits.items()]
+    print(
+        f"Shards are in {builder.data_dir} after {time.monotonic() - start:.0f} s: "
+        f"{', '.join(sizes)}."
+    )
+    if builder.refused:
+        print(
+            f"{len(builder.refused):,} of {count:,} pictures were refused: see "
+            f"{builder.data_dir}/refused.csv"
+        )
+
+
+@contextlib.contextmanager
+def _quiet_logs() -> Iterator[None]:
+    """Leaves only errors of what TFDS logs."""
+    level = logging.get_verbosity()
+    logging.set_verbosity(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)

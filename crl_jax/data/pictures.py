@@ -1,0 +1,216 @@
+"""A picture file as upright 8-bit JPEG or PNG bytes, which any reader can decode.
+
+Plain photographs keep their own bytes. Others are decoded by Pillow, turned as their
+EXIF orientation says, converted to RGB (what is transparent becomes white) and encoded
+anew: PNG if nothing was lost before, else JPEG. Of an animation the first frame counts.
+"""
+
+import io
+import os
+import re
+import threading
+import warnings
+import zlib
+from pathlib import Path
+
+import numpy as np
+from PIL import ExifTags, Image
+
+MAX_PIXELS = 64_000_000
+
+_MAX_BYTES = 8 * MAX_PIXELS  # the largest pixel: 16-bit RGBA
+_QUALITY = 95  # of JPEG
+
+# No others: some of Pillow's decoders start programs.
+_FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF")
+_LOSSY = ("JPEG", "MPO", "WEBP", "AVIF")  # MPO: several JPEGs in one file
+
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+class BadPicture(Exception):
+    """A file that is refused; the message is one short phrase that says why."""
+
+
+class _NoWarnings:
+    """Ignores warnings while any thread is inside.
+
+    `warnings.catch_warnings` sets the filters of the whole process; threads that
+    leave it in another order than they entered would leave the wrong ones behind.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._inside:
+                self._filters = warnings.catch_warnings(action="ignore")
+                self._filters.__enter__()
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                self._filters.__exit__(None, None, None)
+
+
+_no_warnings = _NoWarnings()
+
+
+def encode(path: str | os.PathLike[str]) -> bytes:
+    """Returns a picture as JPEG or PNG bytes: upright, 8 bits, RGB or greyscale.
+
+    TensorFlow decodes them to the rows and columns that Pillow says the upright
+    picture has. Takes at most about 25 bytes of memory for each of `MAX_PIXELS`
+    pixels, and far less for a plain JPEG. Threads may call it side by side.
+
+    Raises:
+      BadPicture: the file cannot be decoded whole, or is too large.
+    """
+    data = _read(Path(path))
+    try:
+        with _no_warnings:
+            return _encode(data)
+    except BadPicture:
+        raise
+    except Image.UnidentifiedImageError:
+        raise BadPicture(f"is not a whole {', '.join(_FORMATS)} file") from None
+    except Image.DecompressionBombError:
+        raise BadPicture(f"has more than {MAX_PIXELS:,} pixels") from None
+    except Exception as error:  # broken data makes decoders raise almost anything
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise BadPicture(f"cannot be decoded: {reason}") from error
+
+
+def _read(path: Path) -> bytes:
+    try:
+        size = path.stat().st_size
+        if size == 0:
+            raise BadPicture("is empty")
+        if size > _MAX_BYTES:
+            raise BadPicture(f"has more than {_MAX_BYTES:,} bytes")
+        return path.read_bytes()
+    except OSError as error:
+        raise BadPicture(f"cannot be read: {error.strerror}") from error
+
+
+def _encode(data: bytes) -> bytes:
+    image: Image.Image = Image.open(io.BytesIO(data), formats=_FORMATS)
+    # From the header; nothing is decoded yet.
+    if image.width * image.height > MAX_PIXELS:
+        raise BadPicture(f"has more than {MAX_PIXELS:,} pixels")
+    if image.width * image.height == 0:
+        raise BadPicture("has no pixels")
+    if _is_plain_jpeg(image, data):
+        # To an eighth of the size: as thorough a check, at half the time.
+        image.draft(image.mode, (1, 1))
+        image.load()
+        return data
+    image.load()
+    if _is_plain_png(image, data):
+        return data
+    rgb = _rgb(_upright(image))
+    rgb.info = {}  # an old colour profile, transparency or comment
+    encoded = io.BytesIO()
+    # A lossless WebP has a chunk of this name.
+    if image.format in _LOSSY and b"VP8L" not in data:
+        rgb.save(encoded, "JPEG", quality=_QUALITY)
+    else:
+        rgb.save(encoded, "PNG")
+    return encoded.getvalue()
+
+
+def _is_plain_jpeg(image: Image.Image, data: bytes) -> bool:
+    return (
+        image.format in ("JPEG", "MPO")
+        and image.mode in ("RGB", "L")
+        and _orientation(image) not in _UPRIGHT
+        and _ends_as_jpeg(data)
+    )
+
+
+def _is_plain_png(image: Image.Image, data: bytes) -> bool:
+    """Says whether a loaded image is a still 8-bit PNG, RGB or L, without any flaw."""
+    return (
+        image.format == "PNG"
+        and image.mode in ("RGB", "L")
+        and data[24] == 8  # bits, in the header
+        and not image.has_transparency_data
+        and getattr(image, "n_frames", 1) == 1
+        and _orientation(image) not in _UPRIGHT
+        and _is_whole_png(data)
+    )
+
+
+def _ends_as_jpeg(data: bytes) -> bool:
+    """Says whether the markers of a baseline or progressive JPEG lead to its end.
+
+    Pillow stops once it has all rows; TensorFlow reads on, and refuses a file whose
+    last segment is longer than what is left.
+    """
+    marker, position = re.compile(rb"\xff+([^\x00\xff])"), 2
+    while match := marker.search(data, position):
+        code, position = match[1][0], match.end()
+        if code == 0xD9:  # end of image
+            return True
+        if code in (0xC3, *range(0xC5, 0xC8), *range(0xC9, 0xD0)):  # rare processes
+            return False
+        if code != 0x01 and not 0xD0 <= code <= 0xD7:  # else a marker with no length
+            position += int.from_bytes(data[position : position + 2], "big")
+    return False
+
+
+def _is_whole_png(data: bytes) -> bool:
+    """Says whether all chunks of a PNG are there and have the right checksums.
+
+    Pillow does not look at the checksums of pixels, nor for the last chunk.
+    """
+    position = 8
+    while position + 12 <= len(data):
+        end = position + 8 + int.from_bytes(data[position : position + 4], "big")
+        chunk = data[position + 4 : end]
+        if zlib.crc32(chunk) != int.from_bytes(data[end : end + 4], "big"):
+            return False
+        if chunk[:4] == b"IEND":
+            return True
+        position = end + 4
+    return False
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # a broken EXIF block says nothing about the pixels
+        return 1
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    turn = _UPRIGHT.get(_orientation(image))
+    return image if turn is None else image.transpose(turn)
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16"):
+        # Pillow would clip the values at 255.
+        values = np.asarray(image)
+        grey = (values >> 8).astype(np.uint8)
+        grey[values == image.info.get("transparency")] = 255
+        return Image.fromarray(grey).convert("RGB")
+    if image.mode in ("I", "F"):
+        raise BadPicture("has 32-bit pixels, whose range is unknown")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image)
+    return image.convert("RGB")

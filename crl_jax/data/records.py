@@ -1,0 +1,78 @@
+"""Random access to TFRecord shards, which themselves can only be read in order.
+
+The stream shuffles numbers of examples, not buffers of pictures; so it needs the n-th
+record of a split at once, wherever it lies.
+"""
+
+import functools
+import os
+import struct
+from collections.abc import Iterable
+
+import numpy as np
+
+from crl_jax.data.quiet import tfds
+from crl_jax.errors import UserError
+
+_HEADER = 12  # length (8 bytes) and its checksum (4)
+_FOOTER = 4  # checksum of the record
+
+
+class Records:
+    """The records of a split by number, from 0 to `len(records) - 1`.
+
+    Safe to use from several threads: a read names its own position in the file.
+    """
+
+    def __init__(self, split: tfds.core.SplitInfo) -> None:
+        instructions = split.file_instructions
+        self._files = [os.open(i.filename, os.O_RDONLY) for i in instructions]
+        spans = [
+            _spans(i.filename)[i.skip : i.skip + i.take]
+            if i.take >= 0
+            else _spans(i.filename)[i.skip :]
+            for i in instructions
+        ]
+        self._spans = np.concatenate(spans)
+        self._shards = np.repeat(np.arange(len(spans)), [len(s) for s in spans])
+
+    def __len__(self) -> int:
+        return len(self._spans)
+
+    def read(self, numbers: Iterable[int]) -> list[bytes]:
+        """Returns the serialised examples with these numbers."""
+        return [
+            os.pread(self._files[self._shards[n]], self._spans[n, 1], self._spans[n, 0])
+            for n in numbers
+        ]
+
+    def __del__(self) -> None:
+        for file in self._files:
+            os.close(file)
+
+
+@functools.cache
+def _spans(path: str) -> np.ndarray:
+    """Returns offset and length in bytes of each record of a TFRecord file, `[N, 2]`.
+
+    Raises:
+      UserError: the file ends within a record.
+    """
+    spans = []
+    size = os.path.getsize(path)
+    position = 0
+    with open(path, "rb") as file:
+        while position < size:
+            file.seek(position)
+            header = file.read(_HEADER)
+            length = (
+                struct.unpack("<Q", header[:8])[0] if len(header) == _HEADER else size
+            )
+            start, position = position + _HEADER, position + _HEADER + length + _FOOTER
+            if position > size:
+                raise UserError(
+                    f"{path} is damaged: the record at byte {start - _HEADER:,} "
+                    "reaches past the end. Delete its folder to prepare it again."
+                )
+            spans.append((start, length))
+    return np.array(spans, np.int64).reshape(-1, 2)

@@ -1,0 +1,26 @@
+"""Train one network for several label sets.
+
+  python -m crl_jax.main --config=configs/digits.py --workdir=runs/digits
+
+The run goes on where it stopped when it is started again with the same --workdir.
+Any field of the config can be set here: --config.train.epochs=30.
+"""
+
+from crl_jax import cli
+
+
+def main() -> None:
+    """Reads the arguments and trains."""
+    verb = cli.parser("main", __doc__)
+    cli.add_config(verb)
+    cli.add_workdir(verb, "the run's folder, for checkpoints, logs and the config")
+    arguments = cli.read(verb)
+
+    # JAX and TensorFlow are imported only once the config is right.
+    from crl_jax.train import train
+
+    train(arguments.config, arguments.workdir)
+
+
+if __name__ == "__main__":
+    cli.run(main)

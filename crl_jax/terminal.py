@@ -1,0 +1,115 @@
+"""What a run prints: tables, lines, and a progress bar where there is a terminal."""
+
+import time
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+console = Console(highlight=False)
+
+
+def print_table(
+    title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], note: str = ""
+) -> None:
+    """Prints a table whose first column is text and whose others are numbers."""
+    table = Table(title=title, caption=note or None, title_justify="left")
+    table.caption_justify = "left"
+    for i, column in enumerate(columns):
+        table.add_column(column, justify="left" if i == 0 else "right")
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+
+
+def percent(share: float) -> str:
+    """Returns a share as a percentage, or a dash where there is none (NaN)."""
+    return "–" if share != share else f"{100 * share:.2f}"
+
+
+class TrainingProgress:
+    """The progress of a run: a bar on a terminal, plain lines in a pipe.
+
+    Use it in a `with` statement.
+    """
+
+    def __init__(self, step: int, steps: int, batch_size: int) -> None:
+        self._steps, self._batch_size = steps, batch_size
+        self._timed_steps, self._timed_seconds = 0, 0.0
+        self._last: float | None = None
+        self._bar = Progress(
+            TextColumn("step"),
+            MofNCompleteColumn(),
+            BarColumn(bar_width=None),
+            TextColumn("{task.fields[speed]}"),
+            TimeRemainingColumn(),
+            TextColumn("left"),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._task = self._bar.add_task("", total=steps, completed=step, speed="")
+
+    def __enter__(self) -> "TrainingProgress":
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._bar.stop()
+
+    def update(self, step: int) -> None:
+        """Moves to `step`, and times it unless it is the first after a pause."""
+        now = time.monotonic()
+        if self._last is not None:
+            self._timed_steps += 1
+            self._timed_seconds += now - self._last
+        self._last = now
+        speed = f"{self.images_per_second:,.0f} images/s"
+        self._bar.update(self._task, completed=step, speed=speed)
+
+    def pause(self) -> None:
+        """Leaves out of the speed what happens until the next `update`."""
+        self._last = None
+
+    @property
+    def images_per_second(self) -> float:
+        """Mean speed of the steps; compilation and evaluation are left out."""
+        if not self._timed_steps:
+            return 0.0
+        return self._timed_steps * self._batch_size / self._timed_seconds
+
+    def line(
+        self,
+        step: int,
+        epoch: float,
+        split: str,
+        result: Mapping[str, Mapping[str, float]],
+    ) -> None:
+        """Prints accuracies; those of training only in a pipe, beside the speed."""
+        if split == "train" and console.is_terminal:
+            return
+        top1 = "  ".join(f"{task} {percent(v['top1'])}" for task, v in result.items())
+        text = f"step {step:,}/{self._steps:,}  epoch {epoch:.1f}  {split}: {top1}"
+        if split == "train" and self._timed_steps:
+            speed = self.images_per_second
+            left = (self._steps - step) * self._batch_size / speed
+            text += f"  ({speed:,.0f} images/s, {_duration(left)} left)"
+        console.print(text, soft_wrap=True)
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}"

@@ -1,0 +1,179 @@
+"""One run, read from top to bottom."""
+
+import os
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+from ml_collections import ConfigDict
+
+from crl_jax import config as config_lib
+from crl_jax import evaluate, metrics, models, optim, step, workdir
+from crl_jax.checkpoints import Checkpoints
+from crl_jax.data import source, stream
+from crl_jax.errors import UserError
+from crl_jax.logs import MetricsLog
+from crl_jax.terminal import TrainingProgress, console
+
+
+def train(config: ConfigDict, directory: str | os.PathLike[str]) -> metrics.Means:
+    """Trains what `config` describes, or goes on where the run in `directory` stopped.
+
+    Args:
+      config: see `crl_jax/config.py`.
+      directory: the run's folder, for checkpoints, logs and the config.
+
+    Returns:
+      The accuracies on the test split, from `metrics.means`.
+
+    Raises:
+      UserError: a mistake in the config, the data or the folder.
+    """
+    folder = Path(directory)
+
+    # Input: a stream of batches that is a function of (seed, step).
+    config = config_lib.check(config)
+    mesh = step.data_mesh()
+    step.check_batch_size(config, mesh)
+    data = source.open_source(config)
+    config = config_lib.with_tasks(config, data.num_classes)
+    tasks = list(data.classes)
+    schedule = Schedule.of(config, data.size(config.data.train_split))
+
+    # Network and optimiser.
+    network = models.build(config, data.num_classes)
+    learning_rate = optim.learning_rate(config.optim, schedule.steps)
+    optimizer = optim.make(config.optim, learning_rate)
+    train_step = step.map_train_step(
+        step.make_train_step(network, optimizer, config), mesh
+    )
+    eval_step = step.map_eval_step(step.make_eval_step(network), mesh)
+
+    def create() -> step.TrainState:
+        return step.create_state(network, optimizer, config)
+
+    # Where to begin: the newest checkpoint of this run if it has one, else the seed.
+    workdir.describe(folder, config, data.classes)
+    checkpoints = Checkpoints(folder)
+    first = checkpoints.latest or 0
+    if first:
+        state = checkpoints.restore(first, jax.eval_shape(create), mesh)
+        console.print(f"Going on at step {first:,} of {schedule.steps:,} in {folder}.")
+    else:
+        state = step.replicate(jax.jit(create)(), mesh)
+
+    # The loop.
+    batches = step.prefetch(stream.train_batches(data, config, first), mesh)
+    log = MetricsLog(folder, tasks, first)
+    progress = TrainingProgress(first, schedule.steps, config.data.batch_size)
+    window: list[metrics.Sums] = []  # of the steps since the last row of the log
+    with closing(checkpoints), closing(log), progress:
+        for number in range(first + 1, schedule.steps + 1):
+            batch = next(batches)
+            with jax.transfer_guard("disallow"):
+                state, sums = train_step(state, batch)
+            if window:
+                jax.block_until_ready(window[-1])  # at most two steps are under way
+            window.append(sums)
+            progress.update(number)
+
+            if schedule.logs(number):
+                rate = float(learning_rate(number - 1))
+                epoch = schedule.epoch(number)
+                result = metrics.means(window, tasks)
+                window = []
+                log.write(number, epoch, "train", result, rate)
+                progress.line(number, epoch, "train", result)
+            score = None
+            if schedule.evaluates(number):
+                val = stream.eval_batches(data, config, config.data.val_split)
+                result = evaluate.run(eval_step, state.evaluated, val, mesh, tasks)
+                score = metrics.score(result, config.train.best_by)
+                log.write(number, epoch, "val", result, rate)
+                progress.line(number, epoch, "val", result)
+            if schedule.saves(number):
+                checkpoints.save(state, number, score)
+
+        # The result: the best checkpoint, on a split that chose nothing.
+        checkpoints.wait()
+        best = checkpoints.best or 0
+        state = checkpoints.restore(best, jax.eval_shape(create), mesh)
+        split = config.data.test_split or config.data.val_split
+        test = stream.eval_batches(data, config, split)
+        result = evaluate.run(eval_step, state.evaluated, test, mesh, tasks)
+        workdir.write_result(folder, split, best, result)
+    evaluate.print_result(result, split, best)
+    return result
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """When what happens in a run; steps count from 1.
+
+    Attributes:
+      steps: length of the run.
+      examples: in an epoch.
+      batch_size: over all devices.
+      log_every, eval_every, checkpoint_every: in steps; 0: at the end of each epoch.
+      validates: whether there is a split to evaluate on.
+    """
+
+    steps: int
+    examples: int
+    batch_size: int
+    log_every: int
+    eval_every: int
+    checkpoint_every: int
+    validates: bool
+
+    @classmethod
+    def of(cls, config: ConfigDict, examples: int) -> "Schedule":
+        """Reads the schedule from a config.
+
+        Raises:
+          UserError: neither steps nor epochs are set.
+        """
+        steps = config.train.steps
+        if not steps:
+            steps = round(config.train.epochs * examples / config.data.batch_size)
+        if steps < 1:
+            raise UserError(
+                "The run has no step: set config.train.steps or config.train.epochs."
+            )
+        return cls(
+            steps=steps,
+            examples=examples,
+            batch_size=config.data.batch_size,
+            log_every=config.train.log_every,
+            eval_every=config.train.eval_every,
+            checkpoint_every=config.train.checkpoint_every or config.train.eval_every,
+            validates=bool(config.data.val_split),
+        )
+
+    def epoch(self, step: int) -> float:
+        """Returns the passes over the training data that `step` steps are."""
+        return step * self.batch_size / self.examples
+
+    def evaluates(self, step: int) -> bool:
+        """Whether to evaluate after `step`."""
+        return self.validates and self._due(step, self.eval_every)
+
+    def saves(self, step: int) -> bool:
+        """Whether to save after `step`."""
+        return self._due(step, self.checkpoint_every)
+
+    def logs(self, step: int) -> bool:
+        """Whether to log after `step`.
+
+        No row of the log reaches over a checkpoint: a resumed run writes the same rows.
+        """
+        return step % self.log_every == 0 or self.evaluates(step) or self.saves(step)
+
+    def _due(self, step: int, every: int) -> bool:
+        if step == self.steps:
+            return True
+        if every:
+            return step % every == 0
+        end, start = step * self.batch_size, (step - 1) * self.batch_size
+        return end // self.examples > start // self.examples
