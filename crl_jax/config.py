@@ -295,6 +295,12 @@ def _check_together(config: ConfigDict) -> None:
             )
 
 
+def given_classes(config: ConfigDict) -> dict[str, int]:
+    """Returns `{task: K}` if the config says it for all its tasks; empty if not."""
+    classes = {task: settings.classes for task, settings in config.tasks.items()}
+    return classes if all(classes.values()) else {}
+
+
 def with_tasks(config: ConfigDict, classes: Mapping[str, int]) -> ConfigDict:
     """Returns a checked config with settings for exactly the tasks of the data.
 

@@ -5,23 +5,19 @@ finished. Another manifest, or an edited one, gets a folder of its own.
 """
 
 import collections
-import contextlib
 import csv
 import dataclasses
 import os
 import re
-import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NoReturn
 
-import tensorflow_datasets as tfds
-from absl import logging
-
 from crl_jax.data import pictures
 from crl_jax.data.manifest import SPLITS, Manifest, first_few, read_manifest
+from crl_jax.data.quiet import quiet_preparation, tfds
 from crl_jax.errors import UserError
 
 MAX_REFUSED = 0.05  # share of the pictures
@@ -37,7 +33,20 @@ class ManifestConfig(tfds.core.BuilderConfig):
     manifest: Manifest = dataclasses.field(repr=False)
 
 
-class ManifestBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+class LocalBuilder(
+    tfds.core.GeneratorBasedBuilder,
+    skip_registration=True,  # type: ignore[call-arg]
+):
+    """A builder that downloads nothing, so that TFDS has no sizes to print."""
+
+    def _log_download_bytes(self) -> None:
+        pass
+
+    def _log_download_done(self) -> None:
+        pass
+
+
+class ManifestBuilder(LocalBuilder, skip_registration=True):  # type: ignore[call-arg]
     """The pictures of a manifest as examples `{image, file, <task>: label, ...}`.
 
     `image` holds the bytes of `pictures.encode`, `file` the path in the manifest; a
@@ -77,12 +86,6 @@ class ManifestBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             path = Path(self.data_dir) / "refused.csv"
             with path.open("w", encoding="utf-8", newline="") as file:
                 csv.writer(file).writerows([("file", "reason"), *self.refused])
-
-    def _log_download_bytes(self) -> None:
-        """Keeps TFDS from printing sizes that it does not know."""
-
-    def _log_download_done(self) -> None:
-        """Keeps TFDS from printing what `prepare_manifest` prints better."""
 
 
 class _Examples:
@@ -131,7 +134,7 @@ class _Examples:
             yield from ahead
 
     def _fail(self, which: str) -> NoReturn:
-        found = first_few([f"{file} {reason}" for file, reason in self._refused])
+        found = first_few(self._refused, " ".join)
         raise UserError(
             f"{self._manifest.path}: {which} cannot be used: {found}. Mend these files "
             "or delete their rows."
@@ -150,15 +153,27 @@ def prepare_manifest(
       data_dir: where TFDS keeps data sets; None means its default folder.
 
     Raises:
-      UserError: a mistake in the manifest, or too many pictures that cannot be used.
+      UserError: a mistake in the manifest, too many pictures that cannot be used, or
+        a folder that cannot be written.
     """
     manifest = read_manifest(path)
     stem = re.sub(r"[^A-Za-z0-9]+", "_", manifest.path.stem)[:50]
     config = ManifestConfig(name=f"{stem}-{manifest.fingerprint}", manifest=manifest)
-    with _quiet_logs():
+    with quiet_preparation():
         builder = ManifestBuilder(config=config, data_dir=data_dir)
-        if not builder.is_prepared():
+        if os.path.exists(builder.data_dir):
+            if not builder.is_prepared():
+                raise UserError(f"{builder.data_dir} is damaged. Delete this folder.")
+            return builder
+        try:
             _write(builder)
+        except FileExistsError:  # another process was faster
+            return ManifestBuilder(config=config, data_dir=data_dir)
+        except OSError as error:
+            raise UserError(
+                f"The shards cannot be written to {builder.data_dir}: {error}. Choose "
+                "another folder with config.data.dir."
+            ) from error
     return builder
 
 
@@ -169,8 +184,6 @@ def _write(builder: ManifestBuilder) -> None:
         f"Writing the {count:,} pictures of {manifest.path} as shards ...", flush=True
     )
     start = time.monotonic()
-    # The bar is for a terminal; it would fill a log file.
-    tfds.display_progress_bar(sys.stderr.isatty())
     builder.download_and_prepare(
         download_config=tfds.download.DownloadConfig(try_download_gcs=False)
     )
@@ -184,14 +197,3 @@ def _write(builder: ManifestBuilder) -> None:
             f"{len(builder.refused):,} of {count:,} pictures were refused: see "
             f"{builder.data_dir}/refused.csv"
         )
-
-
-@contextlib.contextmanager
-def _quiet_logs() -> Iterator[None]:
-    """Leaves only errors of what TFDS logs."""
-    level = logging.get_verbosity()
-    logging.set_verbosity(logging.ERROR)
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
+from crl_jax.data.builder import LocalBuilder
 from crl_jax.data.quiet import tfds
 from crl_jax.errors import UserError
 
@@ -235,7 +236,7 @@ def examples() -> list[Example]:
     return result
 
 
-class Digits(tfds.core.GeneratorBasedBuilder):
+class Digits(LocalBuilder):
     """TFDS builder of `examples`; raises `UserError` without scikit-learn."""
 
     VERSION = tfds.core.Version("1.0.0")

@@ -15,10 +15,13 @@ import posixpath
 import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
 from crl_jax.errors import UserError
+
+Item = TypeVar("Item")
 
 SPLITS = ("train", "val", "test")
 
@@ -58,9 +61,8 @@ def read_manifest(path: str | os.PathLike[str]) -> Manifest:
     path = Path(path)
     try:
         content = path.read_bytes()
-    except OSError as error:  # not there, a folder, not allowed
-        what = (error.strerror or "not readable").lower()
-        raise UserError(f"{path}: {what}. Give the path of a CSV file.") from error
+    except OSError as error:  # such as: not there, a folder, not allowed
+        raise UserError(f"{path}: {error.strerror}. Give a CSV file.") from error
     table = _Table(path, content)
     splits = _splits(table)
     files = _files(table)
@@ -71,10 +73,10 @@ def read_manifest(path: str | os.PathLike[str]) -> Manifest:
     return Manifest(path, path.parent, fingerprint, tasks, files, splits, labels)
 
 
-def first_few(items: Sequence[str]) -> str:
-    """Returns the first three items and how many more there are, in words."""
+def first_few(items: Sequence[Item], describe: Callable[[Item], str]) -> str:
+    """Describes the first three items and says how many more there are."""
     more = f" and {len(items) - 3:,} more" if len(items) > 3 else ""
-    return ", ".join(items[:3]) + more
+    return ", ".join(map(describe, items[:3])) + more
 
 
 class _Table:
@@ -105,9 +107,9 @@ class _Table:
         self, rule: str, bad: Iterable[int], mend: str, describe: Callable[[int], str]
     ) -> None:
         """Raises a UserError that describes the `bad` rows, if there are any."""
-        found = [f"row {self.lines[i]} {describe(i)}" for i in bad]
-        if found:
-            raise UserError(f"{self.path}: {rule}, but {first_few(found)}: {mend}.")
+        if found := list(bad):
+            few = first_few(found, lambda i: f"row {self.lines[i]} {describe(i)}")
+            raise UserError(f"{self.path}: {rule}, but {few}: {mend}.")
 
 
 def _parse(path: Path, content: bytes) -> tuple[list[list[str]], list[int]]:
@@ -117,8 +119,7 @@ def _parse(path: Path, content: bytes) -> tuple[list[list[str]], list[int]]:
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise UserError(
-            f"{path}, row {line} is not UTF-8 text. Save the file as UTF-8; "
-            "spreadsheets call this 'CSV UTF-8'."
+            f"{path}, row {line}: not UTF-8 text. Save the file as 'CSV UTF-8'."
         ) from error
     reader = csv.reader(io.StringIO(text, newline=""), skipinitialspace=True)
     rows, lines, line = [], [], 1
@@ -146,8 +147,8 @@ def _check_header(where: str, header: list[str]) -> None:
         # An example calls the picture itself `image`.
         if name == "image" or not (name.isidentifier() and name.isascii()):
             raise UserError(
-                f"{where}: column {i + 1} is named {name!r}; a task's name has letters,"
-                " digits and underscores, begins with a letter, and is not 'image'."
+                f"{where}: column {i + 1} is named {name!r}. Name tasks with letters, "
+                "digits and underscores, a letter first, and none of them 'image'."
             )
     if len(header) == 2:
         raise UserError(f"{where}: there is no task. Add a column of class names.")
@@ -192,7 +193,7 @@ def _files(table: _Table) -> list[str]:
     first: dict[str, int] = {}
     table.check(
         "column 'file' may name a picture once",
-        [i for i, file in enumerate(files) if first.setdefault(file, i) != i],
+        (i for i, file in enumerate(files) if first.setdefault(file, i) != i),
         "keep one row of each",
         lambda i: (
             f"({splits[i]}) repeats {files[i]!r} of row "
@@ -243,8 +244,8 @@ def _classes(table: _Table, task: str) -> tuple[tuple[str, ...], np.ndarray]:
     if len(names) < 2:
         found = f"only the class {names[0]!r}" if names else "no label at all"
         raise UserError(
-            f"{table.path}: column {task!r} has {found}; a task needs two classes. Fill"
-            " the column or delete it."
+            f"{table.path}: column {task!r} has {found}, and a task needs two classes. "
+            "Fill the column or delete it."
         )
     numbers = {name: i for i, name in enumerate(names)} | {"": -1}
     labels = np.fromiter(map(numbers.__getitem__, cells), np.int32, len(cells))

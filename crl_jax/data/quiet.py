@@ -4,7 +4,12 @@ TensorFlow 2.21 writes start-up messages to the standard error that no setting t
 off. It is also kept from taking memory of the accelerators, which are for JAX.
 """
 
+import contextlib
 import os
+import sys
+from collections.abc import Iterator
+
+from absl import logging
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -20,4 +25,14 @@ with open(os.devnull, "w") as _null:
         os.dup2(_stderr, 2)
         os.close(_stderr)
 
-__all__ = ["tf", "tfds"]
+
+@contextlib.contextmanager
+def quiet_preparation() -> Iterator[None]:
+    """Leaves only errors of what TFDS logs, and its progress bar for a terminal."""
+    tfds.display_progress_bar(sys.stderr.isatty())
+    level = logging.get_verbosity()
+    logging.set_verbosity(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)

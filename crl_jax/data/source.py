@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 from crl_jax.data import builder as manifest_builder
 from crl_jax.data import digits, manifest
-from crl_jax.data.quiet import tfds
+from crl_jax.data.quiet import quiet_preparation, tfds
 from crl_jax.errors import UserError
 
 
@@ -68,11 +68,12 @@ def open_source(config: ConfigDict) -> Source:
     data = config.data
     if data.manifest:
         builder = manifest_builder.prepare_manifest(data.manifest, data.dir or None)
-        tasks = manifest.read_manifest(data.manifest).tasks
+        tasks = builder.builder_config.manifest.tasks
         return Source(builder, tasks, "image", {task: task for task in tasks})
     builder = _tfds_builder(config)
     try:
-        builder.download_and_prepare(file_format="tfrecord")
+        with quiet_preparation():
+            builder.download_and_prepare(file_format="tfrecord")
     except Exception as error:  # whatever the network or the data set's code raises
         raise UserError(
             f"The TFDS data set {data.tfds!r} could not be prepared: "
@@ -83,14 +84,7 @@ def open_source(config: ConfigDict) -> Source:
 
 
 def read_classes(config: ConfigDict) -> dict[str, int]:
-    """Returns `{task: K}` of a checked config, before any shard exists.
-
-    The numbers are those of the config if it gives all of them; else the manifest or
-    the data set's description is read.
-    """
-    given = {task: settings.classes for task, settings in config.tasks.items()}
-    if given and all(given.values()):
-        return given
+    """Returns `{task: K}` from a checked config's data, before any shard exists."""
     if config.data.manifest:
         classes = manifest.read_manifest(config.data.manifest).tasks
     else:

@@ -163,7 +163,10 @@ class MultitaskResNet(nn.Module):
         return unit_class, settings, stage_sizes
 
     def _normalise(self, images: Array) -> Array:
-        mean, std = jnp.array(self.mean) * 255, jnp.array(self.std) * 255
+        mean, std = (
+            jnp.reshape(255 * jnp.array(v, jnp.float32), (1, 1, 1, 3))
+            for v in (self.mean, self.std)
+        )
         return ((images.astype(jnp.float32) - mean) / std).astype(self.dtype)
 
     def _layer(

@@ -1,0 +1,23 @@
+"""Grocery photographs (Klasson et al. 2019), three levels of labels.
+
+python -m crl_jax.main --config=configs/grocery.py --workdir=runs/grocery \
+      --config.data.manifest=labels.csv
+"""
+
+from ml_collections import ConfigDict
+
+from crl_jax.config import default
+
+
+def get_config() -> ConfigDict:
+    config = default()
+    config.model.depth = 18
+
+    config.data.image_size = 64
+    config.data.batch_size = 64
+    config.train.best_by = "fine"
+
+    config.train.epochs = 30.0
+    config.optim.learning_rate = 0.05
+    config.optim.weight_decay = 5e-4
+    return config

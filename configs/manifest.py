@@ -1,0 +1,26 @@
+"""Your own pictures, listed in a CSV: file,split,<task>,<task>,...
+
+  python -m crl_jax.main --config=configs/manifest.py --workdir=runs/mine \
+      --config.data.manifest=labels.csv
+
+Splits are train, val and test; an empty cell is a missing label. Paths are relative to
+the CSV. Set here for some thousand pictures and no GPU; see the README for more.
+"""
+
+from ml_collections import ConfigDict
+
+from crl_jax.config import default
+
+
+def get_config() -> ConfigDict:
+    config = default()
+    config.model.depth = 18
+    config.model.branch_from = "res5b"
+
+    config.data.image_size = 64
+    config.data.batch_size = 64
+
+    config.train.epochs = 15.0
+    config.optim.learning_rate = 0.05
+    config.optim.weight_decay = 5e-4
+    return config

@@ -1,0 +1,34 @@
+"""The paper's experiment: X-ResNet-50 on the Visual Sentiment Ontology.
+
+  python -m crl_jax.main --config=configs/vso.py --workdir=runs/vso \
+      --config.data.manifest=vso.csv
+
+Nouns, adjectives and their pairs (ANPs) at 224 px. The recipe is Fernández et al. 2017
+("More Cat than Cute?", same data, shared author); the paper's own is not published.
+307,185 training pictures, 10 epochs: 24,000 steps, meant for GPUs or TPUs.
+To expect, single-task ResNet-50 from ImageNet weights, top-1 / top-5 in percent, as
+credited to the paper: noun 41.64 / 69.81, adjective 28.45 / 57.87, ANP 22.68 / 47.82.
+"""
+
+from ml_collections import ConfigDict
+
+from crl_jax.config import default, default_task
+
+
+def get_config() -> ConfigDict:
+    config = default()
+    config.model.depth = 50
+    config.model.stride_in = "1x1"
+    config.model.branch_from = "res5b"
+    config.model.cross.init = 0.1
+
+    for task, classes in {"noun": 167, "adjective": 117, "anp": 553}.items():
+        config.tasks[task] = default_task()
+        config.tasks[task].classes = classes
+    config.data.val_split = "train[95%:]"
+    config.data.train_split = "train[:95%]"
+    config.train.best_by = "anp"
+
+    config.train.epochs = 10.0
+    config.optim.learning_rate = 0.01
+    return config

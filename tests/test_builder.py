@@ -1,0 +1,275 @@
+"""Shards of a manifest: their content, what is refused, and what an accident leaves."""
+
+import csv
+import os
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from crl_jax.data import builder as builder_lib
+from crl_jax.data import pictures
+from crl_jax.data.builder import prepare_manifest
+from crl_jax.data.quiet import tf, tfds
+from crl_jax.errors import UserError
+
+GROCERY = Path(__file__).parents[2] / "shared" / "data" / "grocery_store"
+
+ROWS = [
+    ("plain.jpg", "train", 'a "quoted", cat', "happy"),
+    ("été 图.JPG", "train", "猫", "sad"),
+    ("two\nlines.png", "val", "猫", ""),
+    ("turned.jpg", "train", "", "sad"),
+    ("one, two.gif", "val", 'a "quoted", cat', "happy"),
+]
+
+
+def write_manifest(folder: Path, rows: list[tuple[str, ...]]) -> Path:
+    path = folder / "my pictures.csv"
+    with path.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([("file", "split", "noun", "adjective"), *rows])
+    return path
+
+
+def write_pictures(folder: Path, rows: list[tuple[str, ...]]) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    kinds = {".jpg": "JPEG", ".png": "PNG", ".gif": "GIF"}
+    for i, (file, *_) in enumerate(rows):
+        kind = kinds[Path(file).suffix.lower()]
+        options = {"exif": exif} if file == "turned.jpg" else {}
+        picture = Image.new("RGB", (30, 20), (10 * i % 256, 100, 200))
+        picture.save(folder / file, kind, **options)
+
+
+def many(count: int) -> list[tuple[str, ...]]:
+    splits = ["train", "train", "train", "val"]
+    return [(f"{i}.png", splits[i % 4], f"n{i % 2}", f"a{i % 3}") for i in range(count)]
+
+
+def examples(builder: tfds.core.DatasetBuilder, split: str) -> dict[str, dict]:
+    """Returns the examples of a split by file, with their encoded pictures."""
+    dataset = builder.as_dataset(
+        split=split, decoders={"image": tfds.decode.SkipDecoding()}
+    )
+    return {e["file"].decode(): e for e in dataset.as_numpy_iterator()}
+
+
+def whole_folders(data_dir: Path) -> list[Path]:
+    return [p for p in data_dir.glob("manifest/*/*") if "incomplete" not in p.name]
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Path:
+    write_pictures(tmp_path, ROWS)
+    return write_manifest(tmp_path, ROWS)
+
+
+def test_round_trip_keeps_bytes_names_and_missing_labels(small, tmp_path):
+    data_dir = str(tmp_path / "shards")
+    builders = [prepare_manifest(small, data_dir) for _ in range(2)]
+    for builder in builders:  # as written, and as found again
+        assert set(builder.info.splits) == {"train", "val"}
+        found = examples(builder, "train") | examples(builder, "val")
+        manifest = builder.builder_config.manifest
+        assert set(found) == {row[0] for row in ROWS} == set(manifest.files)
+        for file, split, *labels in ROWS:
+            example = found[file]
+            assert file in examples(builder, split)
+            assert example["image"] == pictures.encode(tmp_path / file)
+            for task, label in zip(("noun", "adjective"), labels, strict=True):
+                number = int(example[task])
+                names = builder.info.features[task].names
+                assert tuple(names) == manifest.tasks[task]
+                assert (names[number] if number >= 0 else "") == label
+    assert found["plain.jpg"]["image"] == (tmp_path / "plain.jpg").read_bytes()
+    decoded = {
+        e["file"]: e["image"].shape
+        for split in ("train", "val")
+        for e in builder.as_dataset(split=split).as_numpy_iterator()
+    }
+    assert decoded[b"turned.jpg"] == (30, 20, 3)
+    assert decoded[b"one, two.gif"] == (20, 30, 3)
+
+
+def test_shards_are_written_once_and_anew_for_another_manifest(
+    small, tmp_path, capsys, caplog
+):
+    data_dir = str(tmp_path / "shards")
+    first = prepare_manifest(small, data_dir)
+    out, err = capsys.readouterr()
+    lines = out.splitlines()
+    assert len(lines) == 2
+    assert lines[0] == f"Writing the 5 pictures of {small} as shards ..."
+    assert "train 3, val 2" in lines[1]
+    assert first.data_dir in lines[1]
+    assert not err
+    assert not caplog.records
+
+    assert prepare_manifest(small, data_dir).data_dir == first.data_dir
+    assert capsys.readouterr() == ("", "")
+
+    edited = write_manifest(tmp_path, [*ROWS[:3], ("turned.jpg", "train", "猫", "sad")])
+    second = prepare_manifest(edited, data_dir)
+    assert second.data_dir != first.data_dir
+    assert examples(second, "train")["turned.jpg"]["noun"] >= 0
+
+
+def test_the_same_pictures_give_the_same_shards(tmp_path):
+    rows = many(60)
+    write_pictures(tmp_path, rows)
+    path = write_manifest(tmp_path, rows)
+    shards = []
+    for name in ("one", "two"):
+        folder = Path(prepare_manifest(path, str(tmp_path / name)).data_dir)
+        shards.append({p.name: p.read_bytes() for p in folder.glob("*.tfrecord*")})
+    assert shards[0] == shards[1]
+    assert len(shards[0]) == 2
+
+
+def test_refused_pictures_are_left_out_and_listed(tmp_path, capsys):
+    rows = many(60)
+    write_pictures(tmp_path, rows)
+    (tmp_path / "7.png").write_bytes(b"")
+    (tmp_path / "20.png").write_text("<html>gone</html>")
+    path = write_manifest(tmp_path, rows)
+    builder = prepare_manifest(path, str(tmp_path / "shards"))
+    listed = Path(builder.data_dir) / "refused.csv"
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last == f"2 of 60 pictures were refused: see {listed}"
+    with listed.open(encoding="utf-8", newline="") as file:
+        refused = list(csv.DictReader(file))
+    assert [row["file"] for row in refused] == ["20.png", "7.png"]
+    assert refused[1]["reason"] == "is empty"
+    found = examples(builder, "train") | examples(builder, "val")
+    assert set(found) == {row[0] for row in rows} - {"7.png", "20.png"}
+
+
+def test_no_list_when_nothing_is_refused(small, tmp_path):
+    builder = prepare_manifest(small, str(tmp_path / "shards"))
+    assert not (Path(builder.data_dir) / "refused.csv").exists()
+
+
+def test_too_many_refused_pictures_are_an_error_that_names_some(tmp_path):
+    rows = many(60)
+    write_pictures(tmp_path, rows)
+    for i in (0, 4, 8, 12):
+        (tmp_path / f"{i}.png").write_bytes(b"")
+    path = write_manifest(tmp_path, rows)
+    with pytest.raises(UserError) as caught:
+        prepare_manifest(path, str(tmp_path / "shards"))
+    text = str(caught.value)
+    assert str(path) in text
+    assert "more than 5% of the pictures" in text
+    assert "0.png is empty, 4.png is empty, 8.png is empty and 1 more" in text
+    assert "Mend these files" in text
+    assert whole_folders(tmp_path / "shards") == []
+
+
+def test_a_split_without_a_good_picture_is_an_error(tmp_path):
+    rows = [(f, "train", n, a) for f, _, n, a in many(39)]
+    rows.append(("39.png", "test", "n1", "a0"))
+    write_pictures(tmp_path, rows)
+    (tmp_path / "39.png").write_bytes(b"")
+    path = write_manifest(tmp_path, rows)
+    with pytest.raises(UserError, match=r"all pictures of test .* 39\.png is empty"):
+        prepare_manifest(path, str(tmp_path / "shards"))
+
+
+@pytest.mark.parametrize("accident", [RuntimeError, KeyboardInterrupt])
+def test_after_an_interruption_the_next_call_writes_all(
+    tmp_path, monkeypatch, accident
+):
+    rows = many(60)
+    write_pictures(tmp_path, rows)
+    path = write_manifest(tmp_path, rows)
+    data_dir = tmp_path / "shards"
+    encode = pictures.encode
+
+    def fails_at_the_50th(picture: Path) -> bytes:
+        if picture.name == "50.png":
+            raise accident("at the 50th picture")
+        return encode(picture)
+
+    monkeypatch.setattr(pictures, "encode", fails_at_the_50th)
+    with pytest.raises(accident, match="50th"):
+        prepare_manifest(path, str(data_dir))
+    assert whole_folders(data_dir) == []
+
+    monkeypatch.setattr(pictures, "encode", encode)
+    builder = prepare_manifest(path, str(data_dir))
+    assert len(examples(builder, "train") | examples(builder, "val")) == 60
+    assert [str(p) for p in whole_folders(data_dir)] == [builder.data_dir]
+
+
+def test_what_a_killed_process_leaves_is_not_taken_for_finished(small, tmp_path):
+    data_dir = tmp_path / "shards"
+    finished = Path(prepare_manifest(small, str(data_dir)).data_dir)
+    # TFDS writes into a folder of this kind of name until all is there.
+    finished.rename(finished.with_name("incomplete.ABC123_1.0.0"))
+    builder = prepare_manifest(small, str(data_dir))
+    assert len(examples(builder, "train")) == 3
+    assert Path(builder.data_dir) == finished
+
+
+def test_a_damaged_folder_is_named(small, tmp_path):
+    folder = Path(prepare_manifest(small, str(tmp_path / "shards")).data_dir)
+    (folder / "dataset_info.json").unlink()
+    with pytest.raises(UserError, match="1.0.0 is damaged. Delete this folder"):
+        prepare_manifest(small, str(tmp_path / "shards"))
+
+
+def test_another_process_may_be_faster(small, tmp_path, monkeypatch):
+    data_dir = str(tmp_path / "shards")
+    encode = pictures.encode
+
+    def slow(picture: Path) -> bytes:
+        monkeypatch.setattr(pictures, "encode", encode)
+        prepare_manifest(small, data_dir)
+        return encode(picture)
+
+    monkeypatch.setattr(builder_lib, "_THREADS", 1)
+    monkeypatch.setattr(pictures, "encode", slow)
+    builder = prepare_manifest(small, data_dir)
+    assert len(examples(builder, "train")) == 3
+
+
+def test_a_folder_that_cannot_be_written_is_named(small, tmp_path):
+    with pytest.raises(UserError, match="cannot be written to .*config.data.dir"):
+        prepare_manifest(small, str(small / "shards"))
+
+
+def test_pictures_wait_in_memory_only_a_few_at_a_time(tmp_path, monkeypatch):
+    rows = many(400)
+    write_pictures(tmp_path, rows)
+    path = write_manifest(tmp_path, rows)
+    begun = []
+    monkeypatch.setattr(builder_lib, "_WINDOW", 8)
+    encode = pictures.encode
+    monkeypatch.setattr(
+        pictures, "encode", lambda path: (begun.append(path), encode(path))[1]
+    )
+    manifest = builder_lib.read_manifest(path)
+    for taken, _ in enumerate(builder_lib._Examples(manifest, "train", []), start=1):
+        assert len(begun) <= taken + 8
+
+
+def test_the_records_hold_the_bytes_of_real_photographs(tmp_path):
+    if not GROCERY.exists():
+        pytest.skip(f"no photographs at {GROCERY}")
+    names = sorted(os.listdir(GROCERY / "images" / "val"))[:40]
+    for name in names:
+        os.symlink(GROCERY / "images" / "val" / name, tmp_path / name)
+    rows = [(name, "train", f"n{i % 2}", f"a{i % 3}") for i, name in enumerate(names)]
+    builder = prepare_manifest(write_manifest(tmp_path, rows), str(tmp_path / "shards"))
+    [shard] = builder.info.splits["train"].filepaths
+    records = [
+        tf.train.Example.FromString(record)
+        for record in tf.data.TFRecordDataset(str(shard)).as_numpy_iterator()
+    ]
+    assert len(records) == 40
+    for record in records:
+        features = record.features.feature
+        name = features["file"].bytes_list.value[0].decode()
+        [stored] = features["image"].bytes_list.value
+        assert stored == (tmp_path / name).read_bytes()
