@@ -131,13 +131,7 @@ def _set(config: ConfigDict, name: str, text: str) -> None:
             value = ast.literal_eval(text)
         except (SyntaxError, ValueError):
             value = {"true": True, "false": False}.get(text.lower(), text)
-    *groups, field = name.split(".")
-    for group in groups:
-        if group not in config:
-            config[group] = ConfigDict()
-        config = config[group]
-    with config.ignore_type():  # `config.check` answers a wrong type
-        config[field] = value
+    config_lib.set_field(config, name, value)
 
 
 def run(main: Callable[[], None]) -> None:

@@ -119,6 +119,20 @@ def default_task() -> ConfigDict:
     return task
 
 
+def set_field(config: ConfigDict, name: str, value: Any) -> None:
+    """Sets a field by its dotted name, and makes the groups around it.
+
+    Its type is not looked at; `check` does that.
+    """
+    *groups, field = name.split(".")
+    for group in groups:
+        if group not in config:
+            config[group] = ConfigDict()
+        config = config[group]
+    with config.ignore_type():
+        config[field] = value
+
+
 def fields(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Yields `(dotted name, value)` for every leaf of a config."""
     for name, value in config.items():
@@ -257,6 +271,13 @@ def _check_values(config: ConfigDict) -> None:
     for name in ("data.mean", "data.std"):
         if len(values[name]) != 3:
             raise UserError(f"config.{name} needs three numbers, one a colour channel.")
+    if not min(config.data.std) > 0:
+        raise UserError(f"config.data.std is {config.data.std}; all must be above 0.")
+    if not all(0 < share < 1 for share in config.optim.decay_at):
+        raise UserError(
+            f"config.optim.decay_at is {config.optim.decay_at}; all must be between 0 "
+            "and 1."
+        )
     _check_together(config)
 
 
@@ -265,6 +286,11 @@ def _check_together(config: ConfigDict) -> None:
     if config.data.manifest and config.data.tfds:
         raise UserError(
             "config.data.manifest and config.data.tfds are both set; keep one of them."
+        )
+    if not (config.data.val_split or config.data.test_split):
+        raise UserError(
+            "config.data.val_split and config.data.test_split are both empty: the "
+            "network could not be evaluated; name one of them."
         )
     if config.train.steps and config.train.epochs:
         raise UserError(

@@ -37,6 +37,7 @@ def train(config: ConfigDict, directory: str | os.PathLike[str]) -> metrics.Mean
     mesh = step.data_mesh()
     step.check_batch_size(config, mesh)
     data = source.open_source(config)
+    data.check_splits(config)
     config = config_lib.with_tasks(config, data.num_classes)
     tasks = list(data.classes)
     schedule = Schedule.of(config, data.size(config.data.train_split))

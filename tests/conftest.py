@@ -6,11 +6,19 @@
 import os
 from pathlib import Path
 
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+# Tests compile much and compute little: level 0 halves their time.
+os.environ["XLA_FLAGS"] = (
+    "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+)
 os.environ["JAX_PLATFORMS"] = "cpu"
 
 import jax
+import numpy as np
 import pytest
+from ml_collections import ConfigDict
+from PIL import Image
+
+from crl_jax.config import default
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
@@ -29,3 +37,39 @@ def shared_data() -> Path:
 def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder for prepared data sets, shared by the tests of a session."""
     return tmp_path_factory.mktemp("shards")
+
+
+@pytest.fixture(scope="session")
+def solid_pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A manifest of 26 one-coloured pictures; picture i has red value 8 * i.
+
+    Tasks: `hue` (dark, light) and `number` (seven classes), which the second row lacks.
+    """
+    folder = tmp_path_factory.mktemp("solid")
+    rows = ["file,split,hue,number"]
+    for i in range(26):
+        color = np.full((20, 24, 3), (8 * i, 255 - 8 * i, 100), np.uint8)
+        Image.fromarray(color).save(folder / f"{i:02}.png")
+        split = "train" if i < 14 else "val" if i < 19 else "test"
+        number = "" if i == 1 else f"n{i % 7}"
+        rows.append(f"{i:02}.png,{split},{'dark' if i % 2 else 'light'},{number}")
+    manifest = folder / "labels.csv"
+    manifest.write_text("\n".join(rows))
+    return manifest
+
+
+@pytest.fixture
+def small_config(solid_pictures: Path, shards: Path) -> ConfigDict:
+    """A run of some steps of a tiny network on `solid_pictures`, in seconds."""
+    config = default()
+    config.model.depth = 12
+    config.model.width = 0.125
+    config.model.stem = "small"
+    config.data.manifest = str(solid_pictures)
+    config.data.dir = str(shards)
+    config.data.image_size = 16
+    config.data.batch_size = 8
+    config.train.steps = 6
+    config.train.eval_every = 2
+    config.train.log_every = 1
+    return config

@@ -47,12 +47,20 @@ class Source:
         except (KeyError, ValueError, AssertionError) as error:
             raise UserError(
                 f"The data has no split {name!r}; it has "
-                f"{', '.join(self.builder.info.splits)}. A part of a split is written "
-                "train[:90%]; config.data.val_split='' trains without validation."
+                f"{', '.join(self.builder.info.splits)}. A part of one is written "
+                "train[:90%]; '' as config.data.val_split or test_split goes "
+                "without."
             ) from error
         if not split.num_examples:
             raise UserError(f"Split {name!r} of the data is empty.")
         return split
+
+    def check_splits(self, config: ConfigDict) -> None:
+        """Raises UserError if a split that `config.data` names cannot be used."""
+        data = config.data
+        self.split(data.train_split)
+        for name in filter(None, (data.val_split, data.test_split)):
+            self.split(name)
 
     def size(self, split: str) -> int:
         """Returns the number of examples of a split."""

@@ -1,0 +1,168 @@
+"""Configs: every file loads and builds, every mistake has one message."""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from crl_jax import cli, models
+from crl_jax import config as config_lib
+from crl_jax.data import source
+from crl_jax.errors import UserError
+
+CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))
+DIGITS = str(Path(__file__).parents[1] / "configs" / "digits.py")
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_config_loads_validates_and_builds_its_network(path, solid_pictures):
+    config = cli.load_config(str(path))
+    classes = config_lib.given_classes(config)
+    if not classes:
+        if not config.data.tfds:  # the user names the manifest
+            config = cli.load_config(
+                str(path), [("data.manifest", str(solid_pictures))]
+            )
+            if config.train.best_by == "fine":
+                config = cli.load_config(
+                    str(path),
+                    [
+                        ("data.manifest", str(solid_pictures)),
+                        ("train.best_by", "mean"),
+                    ],
+                )
+        classes = source.read_classes(config)
+    config = config_lib.with_tasks(config, classes)
+    network = models.build(config, classes)
+    size = config.data.image_size
+    shapes = jax.eval_shape(
+        network.init, jax.random.key(0), jnp.zeros((1, size, size, 3), jnp.uint8)
+    )
+    assert set(shapes["params"]["head"]) == set(classes)
+    assert "python -m crl_jax.main --config=configs/" in path.read_text()
+
+
+def test_vso_config_has_the_sizes_of_the_paper():
+    config = cli.load_config(str(CONFIGS[-1]))
+    assert config_lib.given_classes(config) == {
+        "noun": 167,
+        "adjective": 117,
+        "anp": 553,
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("model.depth", "34", 34),
+        ("model.width", "2", 2.0),
+        ("optim.learning_rate", "1e-3", 1e-3),
+        ("model.cross.learned", "true", True),
+        ("model.cross.learned", "False", False),
+        ("data.mean", "(0, 0.5, 1)", (0, 0.5, 1)),
+        ("optim.decay_at", "(0.3,)", (0.3,)),
+        ("data.dir", "3", "3"),
+        ("tasks.noun.weight", "0.5", 0.5),
+        ("data.tasks.digit", "noun", "noun"),
+    ],
+)
+def test_fields_are_set_from_text(name, text, value):
+    config = cli.load_config(DIGITS, [(name, text)])
+    found = dict(config_lib.fields(config))[name]
+    assert found == value
+    assert type(found) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        (
+            "modle.depth",
+            "3",
+            r"Did you mean config.model.depth",
+        ),
+        ("model.dept", "3", r"Did you mean config.model.depth\?"),
+        ("depth", "3", r"config.depth does not exist. Did you mean config.model.depth"),
+        ("zzz", "3", r"config.zzz does not exist. `crl_jax/config.py` lists"),
+        ("model", "3", r"config.model is a group of fields"),
+        ("tasks.noun", "3", r"config.tasks.noun is a group of fields"),
+        ("tasks.noun.wieght", "3", r"Did you mean config.tasks.noun.weight\?"),
+        ("tasks.a-b.weight", "3", r"Task name 'a-b': use letters, digits"),
+        ("model.depth", "many", r"depth is 'many'; it must be a whole number"),
+        ("model.depth", "18.5", r"depth is 18.5; it must be a whole number"),
+        ("model.depth", "19", r"depth is 19; it can be: 12, 18, 34, 50, 101, 152"),
+        ("model.width", "True", r"width is True; it must be a number"),
+        ("model.width", "0", r"width is 0.*must be above 0"),
+        ("data.flip", "no", r"flip is 'no'; it must be True or False"),
+        ("data.mean", "(1, 2)", r"mean needs three numbers"),
+        ("data.std", "(1, 0, 1)", r"std.*above 0"),
+        ("data.batch_size", "-1", r"batch_size is -1; it must be above 0"),
+        ("optim.momentum", "1.5", r"momentum is 1.5; it must be between 0 and 1"),
+        ("optim.decay_at", "(0.5, 2)", r"decay_at.*between 0 and 1"),
+        ("model.cross.kind", "conv", r"kind=conv without learning is the same as"),
+        (
+            "train.accumulate",
+            "5",
+            r"does not divide into .*accumulate=5 equal",
+        ),
+        ("train.steps", "5", r"train.steps and config.train.epochs are both set"),
+        ("tasks.noun.weight", "-1", r"weight is -1.*cannot be below 0"),
+        ("tasks.noun.classes", "1", r"classes is 1; it must be 2 or more"),
+    ],
+)
+def test_a_wrong_field_has_one_message(name, text, message):
+    with pytest.raises(UserError, match=message):
+        cli.load_config(DIGITS, [(name, text)])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("def get_config(:\n", r"line 1: SyntaxError"),
+        ("def get_config():\n    return 1 / 0\n", r"line 2: ZeroDivisionError"),
+        ("x = 1\n", r"must define get_config\(\)"),
+        ("def get_config():\n    pass\n", r"must define get_config\(\)"),
+        (
+            "from crl_jax.config import default\n"
+            "def get_config():\n"
+            "    config = default()\n"
+            "    config.modle = 3\n"
+            "    return config\n",
+            r"config.modle does not exist.*config.model",
+        ),
+    ],
+)
+def test_a_wrong_config_file_is_named(tmp_path, content, message):
+    path = tmp_path / "mine.py"
+    path.write_text(content)
+    with pytest.raises(UserError, match=message):
+        cli.load_config(str(path))
+
+
+def test_a_config_file_that_does_not_exist():
+    with pytest.raises(UserError, match=r"nowhere.py: there is no such file"):
+        cli.load_config("nowhere.py")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--workdirr=x"], r"'--workdirr=x' is not an argument"),
+        (["extra"], r"'extra' is not an argument"),
+        (["--config.data.flip"], r"has no value: write --config.data.flip=VALUE"),
+    ],
+)
+def test_a_wrong_argument_is_answered(arguments, message):
+    verb = cli.parser("main", None)
+    cli.add_config(verb)
+    with pytest.raises(UserError, match=message):
+        cli.read(verb, [f"--config={DIGITS}", *arguments])
+
+
+def test_differences_name_the_fields():
+    a, b = (config_lib.check(config_lib.default()) for _ in range(2))
+    assert config_lib.differences(a, b) == []
+    b = b.copy_and_resolve_references().unlock()
+    b.model.depth, b.data.mean = 18, (0, 0, 0)
+    assert config_lib.differences(a, b) == ["data.mean", "model.depth"]

@@ -1,0 +1,248 @@
+"""The step: masks, devices, accumulation and what crosses the wire."""
+
+import re
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import Mesh
+
+from crl_jax import config as config_lib
+from crl_jax import metrics, models, optim, step
+from crl_jax.config import default
+from crl_jax.errors import UserError
+from crl_jax.models.network import DATA_AXIS
+
+CLASSES = {"noun": 4, "anp": 7}
+
+
+def make(**changes):
+    config = default()
+    config.model.depth = 12
+    config.model.width = 0.125
+    config.model.stem = "small"
+    config.model.sync_batch_norm = True
+    config.data.image_size = 8
+    config.data.batch_size = 16
+    config.train.steps = 10
+    for name, value in changes.items():
+        config_lib.set_field(config, name, value)
+    config = config_lib.with_tasks(config_lib.check(config), CLASSES)
+    network = models.build(config, CLASSES)
+    optimizer = optim.make(config.optim, optim.learning_rate(config.optim, 10))
+    state = jax.jit(lambda: step.create_state(network, optimizer, config))()
+    return config, network, step.make_train_step(network, optimizer, config), state
+
+
+def make_batch(size=16, seed=0, missing=True):
+    rng = np.random.default_rng(seed)
+    labels = {t: rng.integers(0, k, size, np.int32) for t, k in CLASSES.items()}
+    if missing:
+        labels["noun"][1:4] = -1
+    images = rng.integers(0, 256, (size, 8, 8, 3), np.uint8)
+    return {"image": images, "labels": labels}
+
+
+def mesh_of(devices):
+    return Mesh(np.array(jax.devices()[:devices]), (DATA_AXIS,))
+
+
+def run(train_step, state, batch, devices, steps=2):
+    mesh = mesh_of(devices)
+    mapped = step.map_train_step(train_step, mesh)
+    state = step.replicate(jax.tree.map(jnp.copy, state), mesh)
+    for _ in range(steps):
+        state, sums = mapped(state, step.put_batch(batch, mesh))
+    return jax.device_get((state, sums))
+
+
+def assert_close(a, b, tolerance=1e-5):
+    chex.assert_trees_all_close(a, b, rtol=tolerance, atol=tolerance)
+
+
+def test_one_device_four_devices_and_pmap_agree():
+    _, _, train_step, state = make()
+    one = run(train_step, state, make_batch(), devices=1)
+    four = run(train_step, state, make_batch(), devices=4)
+    assert_close(one, four)
+
+    devices = jax.devices()[:4]
+    by_pmap = jax.pmap(train_step, axis_name=DATA_AXIS, devices=devices)
+    copies = jax.tree.map(lambda x: jnp.stack([x] * 4), state)
+    split = jax.tree.map(lambda x: x.reshape(4, -1, *x.shape[1:]), make_batch())
+    for _ in range(2):
+        copies, sums = by_pmap(copies, split)
+    first = jax.tree.map(lambda x: np.asarray(x[0]), (copies, sums))
+    assert_close(four, first)
+
+
+@pytest.mark.parametrize("sync", [True, False])
+def test_state_is_the_same_on_every_device(sync):
+    _, _, train_step, state = make(**{"model.sync_batch_norm": sync})
+    mesh = mesh_of(4)
+    state, _ = step.map_train_step(train_step, mesh)(
+        step.replicate(state, mesh), step.put_batch(make_batch(), mesh)
+    )
+    for leaf in jax.tree.leaves(state):
+        shards = [np.asarray(s.data) for s in leaf.addressable_shards]
+        assert len(shards) == 4
+        for other in shards[1:]:
+            np.testing.assert_array_equal(shards[0], other)
+
+
+def test_compiled_step_gathers_nothing_and_sends_the_gradients_once():
+    _, _, train_step, state = make(**{"model.sync_batch_norm": False})
+    mesh = mesh_of(4)
+    program = (
+        step.map_train_step(train_step, mesh)
+        .lower(step.replicate(state, mesh), step.put_batch(make_batch(), mesh))
+        .compile()
+        .as_text()
+    )
+    for collective in ("all-gather", "all-to-all", "collective-permute"):
+        assert collective not in program
+    sent = re.findall(r"= (.*) all-reduce(?:-start)?\(", program)
+    floats = sum(
+        np.prod([int(n) for n in dims.split(",") if n], initial=1)
+        for result in sent
+        for dims in re.findall(r"f32\[([\d,]*)\]", result)
+    )
+    variables = sum(leaf.size for leaf in jax.tree.leaves(state.variables))
+    # Gradients and batch statistics once; XLA may drop a few that are equal.
+    assert floats == pytest.approx(variables, rel=0.01)
+
+
+def test_missing_labels_change_nothing_for_the_other_tasks():
+    _, network, _, state = make()
+    evaluate = step.map_eval_step(step.make_eval_step(network), mesh_of(2))
+    complete, partial = make_batch(missing=False), make_batch(missing=True)
+    a, _ = evaluate(state.variables, step.put_batch(complete, mesh_of(2)))
+    b, _ = evaluate(state.variables, step.put_batch(partial, mesh_of(2)))
+    chex.assert_trees_all_equal(a["anp"], b["anp"])
+    assert int(a["noun"]["count"]) == 16
+    assert int(b["noun"]["count"]) == 13
+    assert int(b["joint"]["count"]) == 13
+
+
+def test_a_task_without_labels_leaves_the_others_gradient_alone():
+    """With no noun label in the batch, only the anp loss moves the shared layers."""
+    only_anp, zero_weight = make_batch(), make_batch()
+    only_anp["labels"]["noun"][:] = -1
+    _, _, train_step, state = make()
+    _, _, without_noun, _ = make(**{"tasks.noun.weight": 0.0})
+    a, _ = run(train_step, state, only_anp, devices=2, steps=1)
+    b, _ = run(without_noun, state, zero_weight, devices=2, steps=1)
+    assert_close(a.variables, b.variables, 1e-6)
+
+
+def test_masked_mean_is_over_all_devices_however_labels_are_spread():
+    """All noun labels lie on the first device; the mean must not be per device."""
+    batch = make_batch(missing=False)
+    batch["labels"]["noun"][4:] = -1
+    _, _, train_step, state = make()
+    assert_close(
+        run(train_step, state, batch, devices=1),
+        run(train_step, state, batch, devices=4),
+    )
+
+
+def test_gradient_accumulation_matches_the_large_batch():
+    """With the same batch statistics in each part, which equal parts have."""
+    half = make_batch(8)
+    twice = jax.tree.map(lambda x: np.concatenate([x, x]), half)
+    _, _, whole, state = make()
+    _, _, in_parts, _ = make(**{"train.accumulate": 2})
+    a, sums_a = run(whole, state, twice, devices=1, steps=1)
+    b, sums_b = run(in_parts, state, twice, devices=1, steps=1)
+    assert_close(a.variables["params"], b.variables["params"])
+    assert_close(sums_a, sums_b)
+
+
+def test_loss_against_numpy():
+    _, network, _, state = make(**{"optim.label_smoothing": 0.0})
+    batch = make_batch()
+    evaluate = step.map_eval_step(step.make_eval_step(network), mesh_of(1))
+    sums, logits = evaluate(state.variables, step.put_batch(batch, mesh_of(1)))
+    result = metrics.means([sums], list(CLASSES))
+    for task, labels in batch["labels"].items():
+        x, seen = np.asarray(logits[task], np.float64), labels >= 0
+        log_p = x - np.log(np.exp(x).sum(-1, keepdims=True))
+        expected = -log_p[np.arange(16), labels][seen].mean()
+        np.testing.assert_allclose(result[task]["loss"], expected, rtol=1e-5)
+
+
+def test_weight_decay_touches_kernels_only():
+    config, _, _, state = make()
+    mask = optim.is_kernel(state.variables["params"])
+    for path, marked in jax.tree.leaves_with_path(mask):
+        assert marked == (path[-1].key == "kernel")
+    learned = {"res5b_cross": {"weight": jnp.ones(2)}, "head": {"kernel": jnp.ones(2)}}
+    marked = optim.is_kernel(learned)
+    assert marked == {"res5b_cross": {"weight": False}, "head": {"kernel": True}}
+
+
+def test_sgd_against_the_rule_in_numpy():
+    """v = m v + (g + d w); w = w - r v, on a kernel; no decay on a bias."""
+    config = config_lib.check(default())
+    optimizer = optim.make(config.optim, lambda count: 0.1)
+    params = {"kernel": jnp.array([1.0, -2.0]), "bias": jnp.array([3.0])}
+    state = optimizer.init(params)
+    kernel, bias = np.array([1.0, -2.0]), np.array([3.0])
+    v_kernel, v_bias = np.zeros(2), np.zeros(1)
+    for _ in range(3):
+        gradients = {"kernel": jnp.array([0.5, 0.25]), "bias": jnp.array([1.0])}
+        updates, state = optimizer.update(gradients, state, params)
+        params = optax.apply_updates(params, updates)
+        v_kernel = 0.9 * v_kernel + np.array([0.5, 0.25]) + 1e-4 * kernel
+        v_bias = 0.9 * v_bias + np.array([1.0])
+        kernel, bias = kernel - 0.1 * v_kernel, bias - 0.1 * v_bias
+    np.testing.assert_allclose(params["kernel"], kernel, rtol=1e-6)
+    np.testing.assert_allclose(params["bias"], bias, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_optimisers_clip_and_average(name):
+    changes = {"optim.name": name, "optim.clip_norm": 0.1, "optim.ema": 0.5}
+    _, _, train_step, state = make(**changes | {"optim.learning_rate": 0.01})
+    after, _ = run(train_step, state, make_batch(), devices=1, steps=1)
+    before = jax.device_get(state)
+    # At step 0 the average keeps min(0.5, 1 / 10) of itself.
+    expected = jax.tree.map(
+        lambda old, new: 0.1 * old + 0.9 * new, before.average, after.variables
+    )
+    assert_close(after.average, expected, 1e-6)
+    if name == "sgd":  # the first update is the clipped gradient times the rate
+        moved = jax.tree.map(
+            lambda a, b: a - b, after.variables["params"], before.variables["params"]
+        )
+        rate = float(optim.learning_rate(make(**changes)[0].optim, 10)(0))
+        assert float(optax.tree.norm(moved)) < 0.11 * rate * 1.01
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "step", "constant"])
+def test_learning_rate_schedules(schedule):
+    config = default().optim
+    config.schedule, config.learning_rate, config.warmup = schedule, 1.0, 0.1
+    rate = optim.learning_rate(config, 100)
+    rates = np.array([float(rate(i)) for i in range(100)])
+    assert 0 < rates[0] < rates[5] < rates[9] < 1
+    assert rates[10] == 1.0
+    progress = (np.arange(10, 100) - 10) / 90
+    expected = {
+        "cosine": 0.5 * (1 + np.cos(np.pi * progress)),
+        "step": np.where(
+            np.arange(10, 100) < 50, 1.0, np.where(np.arange(10, 100) < 75, 0.1, 0.01)
+        ),
+        "constant": np.ones(90),
+    }
+    np.testing.assert_allclose(rates[10:], expected[schedule], rtol=1e-4, atol=1e-6)
+
+
+def test_batch_that_does_not_divide_over_the_devices():
+    config = config_lib.check(default()).copy_and_resolve_references().unlock()
+    config.data.batch_size = 30
+    with pytest.raises(UserError, match=r"batch_size=30.*8 devices.*multiple of 8"):
+        step.check_batch_size(config, step.data_mesh())

@@ -1,0 +1,188 @@
+"""The stream: a pure function of (seed, step), each example once an epoch."""
+
+import itertools
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from crl_jax import config as config_lib
+from crl_jax.data import source, stream
+from crl_jax.data.records import Records
+from crl_jax.errors import UserError
+
+
+@pytest.fixture
+def plain(small_config):
+    """No augmentation, so that a picture's red value tells which one it is."""
+    small_config.data.augment = "none"
+    small_config.data.flip = False
+    return small_config
+
+
+def open_data(config):
+    config = config_lib.check(config)
+    return source.open_source(config), config
+
+
+def take(config, steps, first_step=0):
+    data, config = open_data(config)
+    return list(itertools.islice(stream.train_batches(data, config, first_step), steps))
+
+
+def numbers(batch):
+    return (batch["image"][:, 0, 0, 0] / 8).round().astype(int).tolist()
+
+
+def assert_same(a, b):
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+@pytest.mark.parametrize("augment", ["random_resized_crop", "pad_and_crop", "none"])
+def test_batches_have_the_promised_shapes(small_config, augment):
+    small_config.data.augment = augment
+    (batch,) = take(small_config, 1)
+    assert batch["image"].shape == (8, 16, 16, 3)
+    assert batch["image"].dtype == np.uint8
+    for labels in batch["labels"].values():
+        assert labels.shape == (8,)
+        assert labels.dtype == np.int32
+
+
+def test_resuming_at_a_step_gives_the_same_bits(small_config):
+    whole = take(small_config, 7)
+    resumed = take(small_config, 3, first_step=4)
+    assert_same(whole[4:], resumed)
+
+
+def test_another_seed_gives_another_order_and_other_crops(small_config):
+    a = take(small_config, 2)
+    small_config.train.seed = 1
+    b = take(small_config, 2)
+    assert not np.array_equal(a[0]["image"], b[0]["image"])
+
+
+def test_each_epoch_holds_each_example_once(plain):
+    """14 training pictures in batches of 8: an epoch ends within a batch."""
+    seen = [n for batch in take(plain, 7) for n in numbers(batch)]
+    epochs = [seen[i : i + 14] for i in range(0, 56, 14)]
+    assert all(sorted(epoch) == list(range(14)) for epoch in epochs)
+    assert epochs[0] != epochs[1]
+    assert epochs[0] != sorted(epochs[0])
+
+
+def test_labels_belong_to_their_pictures(plain):
+    data, _ = open_data(plain)
+    for batch in take(plain, 4):
+        for i, n in enumerate(numbers(batch)):
+            hue = data.classes["hue"][batch["labels"]["hue"][i]]
+            assert hue == ("dark" if n % 2 else "light")
+            label = batch["labels"]["number"][i]
+            assert label == (-1 if n == 1 else n % 7)
+
+
+def test_evaluation_counts_each_example_once_and_pads_the_rest(plain):
+    data, config = open_data(plain)
+    (batch,) = stream.eval_batches(data, config, "test")
+    assert batch["file"].tolist() == [
+        *(f"{i:02}.png".encode() for i in real_numbers(batch)),
+        b"",
+    ]
+    assert sorted(real_numbers(batch)) == list(range(19, 26))
+    assert batch["labels"]["hue"][7] == -1
+    assert (batch["labels"]["hue"][:7] >= 0).all()
+
+
+def real_numbers(batch):
+    return numbers(batch)[:7]
+
+
+def test_processes_share_a_batch(plain, monkeypatch):
+    whole = take(plain, 3)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    parts = []
+    for index in range(2):
+        monkeypatch.setattr(jax, "process_index", lambda index=index: index)
+        parts.append(take(plain, 3))
+    joined = jax.tree.map(lambda *x: np.concatenate(x), *parts)
+    assert_same(whole, joined)
+
+
+def test_augmentations_differ_from_epoch_to_epoch(shared_data, tmp_path):
+    photo = sorted((shared_data / "grocery_store/images/train").iterdir())[0]
+    (tmp_path / "a.jpg").write_bytes(photo.read_bytes())
+    (tmp_path / "b.jpg").write_bytes(photo.read_bytes())
+    rows = ["file,split,kind", "a.jpg,train,x", "b.jpg,train,y"]
+    (tmp_path / "m.csv").write_text("\n".join(rows))
+    config = config_lib.default()
+    config.data.manifest = str(tmp_path / "m.csv")
+    config.data.dir = str(tmp_path / "shards")
+    config.data.image_size = 32
+    config.data.batch_size = 2
+    batches = take(config, 3)
+    pictures = [image.tobytes() for batch in batches for image in batch["image"]]
+    assert len(set(pictures)) == 6
+
+
+def test_evaluation_pictures_against_pillow(shared_data, tmp_path):
+    """The centre crop, resized, of a real photograph."""
+    photo = sorted((shared_data / "grocery_store/images/train").iterdir())[5]
+    (tmp_path / "a.jpg").write_bytes(photo.read_bytes())
+    (tmp_path / "b.jpg").write_bytes(photo.read_bytes())
+    rows = ["file,split,kind", "a.jpg,train,x", "b.jpg,train,y"]
+    (tmp_path / "m.csv").write_text("\n".join(rows))
+    config = config_lib.default()
+    config.data.manifest = str(tmp_path / "m.csv")
+    config.data.dir = str(tmp_path / "shards")
+    config.data.image_size = 48
+    config.data.batch_size = 8
+    data, config = open_data(config)
+    (batch,) = stream.eval_batches(data, config, "train")
+    with Image.open(photo) as image:
+        side = round(0.875 * min(image.size))
+        left, top = ((s - side) // 2 for s in image.size)
+        crop = image.crop((left, top, left + side, top + side))
+        expected = np.asarray(crop.resize((48, 48), Image.Resampling.BILINEAR))
+    difference = np.abs(batch["image"][0].astype(int) - expected)
+    assert difference.mean() < 1.5
+
+
+def test_records_are_those_of_tfds_whatever_part_of_a_split(plain):
+    data, _ = open_data(plain)
+    for name in ("train", "train[:50%]", "train[3:9]"):
+        split = data.split(name)
+        records = Records(split)
+        expected = [
+            e["file"] for e in data.builder.as_dataset(split=name).as_numpy_iterator()
+        ]
+        features = data.builder.info.features
+        read = [
+            features.deserialize_example(r)["file"].numpy()
+            for r in records.read(range(len(records)))
+        ]
+        assert read == expected
+        assert len(records) == split.num_examples
+
+
+def test_a_shard_that_was_cut_is_named(plain, tmp_path):
+    plain.data.dir = str(tmp_path)
+    data, _ = open_data(plain)
+    (shard,) = Path(data.builder.data_dir).glob("*train*")
+    shard.write_bytes(shard.read_bytes()[:-7])
+    with pytest.raises(UserError, match=rf"{shard.name}.* is damaged.*byte [\d,]+"):
+        Records(data.split("train"))
+
+
+@pytest.mark.parametrize("name", ["dev", "train[:900%]", "train[oops]"])
+def test_unknown_split_is_answered_with_the_known_ones(plain, name):
+    data, _ = open_data(plain)
+    with pytest.raises(UserError, match=r"no split.*train, val, test"):
+        data.split(name)
+
+
+def test_empty_part_of_a_split(plain):
+    data, _ = open_data(plain)
+    with pytest.raises(UserError, match=r"Split 'train\[:0%\]' of the data is empty"):
+        data.split("train[:0%]")

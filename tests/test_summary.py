@@ -1,0 +1,59 @@
+"""The summary: the paper's numbers, and costs against counts by hand."""
+
+import pytest
+
+from crl_jax import cli, summary
+from crl_jax import config as config_lib
+
+PAPER = {"noun": 167, "adjective": 117, "anp": 553}
+
+
+def test_summary_of_vso_prints_the_numbers_of_the_paper(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["summary", "--config=configs/vso.py"])
+    summary.main()
+    text = capsys.readouterr().out
+    for number in ("72,239,109", "43,073,413", "43.07", "40.4%"):
+        assert number in text
+    assert max(len(line) for line in text.splitlines()) <= 80
+
+
+def test_costs_of_resnet_50_by_hand():
+    config = cli.load_config("configs/vso.py")
+    costs = {
+        name: summary.cost(variant, PAPER)
+        for name, variant in summary.variants(config).items()
+    }
+    assert costs["S"].branch == 23_508_032
+    assert costs["S"].heads == {"noun": 342_183, "adjective": 239_733, "anp": 1_133_097}
+    assert costs["M"].total == costs["X"].total == 43_073_413
+    # Products of the convolutions of ResNet-50 with the stride in the 1x1, twice:
+    # 3.86 GFLOPs in He et al. 2015, table 1, which counts a multiply-add as one.
+    assert costs["S"].flops / 3 == pytest.approx(2 * 3.86e9, rel=0.05)
+    assert costs["M"].flops < costs["X"].flops < 1.01 * costs["M"].flops
+    assert costs["M"].activation_bytes < costs["S"].activation_bytes / 2
+
+
+def test_learned_cross_weights_are_counted():
+    overrides = [("model.cross.learned", "True"), ("model.cross.kind", "conv")]
+    config = cli.load_config("configs/vso.py", overrides)
+    cost = summary.cost(config, PAPER)
+    # Six ordered pairs of tasks, two units, 2048 x 2048 each.
+    assert cost.cross == 6 * 2 * 2048**2
+    assert cost.total == 43_073_413 + cost.cross
+
+
+def test_summary_reads_classes_from_a_manifest(solid_pictures, monkeypatch, capsys):
+    arguments = [
+        "--config=configs/manifest.py",
+        f"--config.data.manifest={solid_pictures}",
+    ]
+    monkeypatch.setattr("sys.argv", ["summary", *arguments])
+    summary.main()
+    assert "head number (7)" in capsys.readouterr().out
+
+
+def test_variants_differ_only_in_what_they_are_named_for():
+    config = cli.load_config("configs/vso.py")
+    variants = summary.variants(config)
+    assert config_lib.differences(config, variants["M"]) == ["model.cross.init"]
+    assert config_lib.differences(variants["M"], variants["S"]) == ["model.branch_from"]

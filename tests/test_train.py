@@ -1,0 +1,315 @@
+"""Whole runs: training, resuming, evaluating, and what a workdir refuses."""
+
+import csv
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from crl_jax import config as config_lib
+from crl_jax import evaluate, models, optim, step, workdir
+from crl_jax.checkpoints import Checkpoints
+from crl_jax.data.quiet import tfds
+from crl_jax.errors import UserError
+from crl_jax.train import Schedule, train
+
+
+class TwoLevels(tfds.core.GeneratorBasedBuilder):
+    """Random pictures with the features of CIFAR-100."""
+
+    name = "two_levels"
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _info(self):
+        return tfds.core.DatasetInfo(
+            builder=self,
+            features=tfds.features.FeaturesDict(
+                {
+                    "id": tfds.features.Text(),
+                    "image": tfds.features.Image(shape=(32, 32, 3)),
+                    "label": tfds.features.ClassLabel(num_classes=100),
+                    "coarse_label": tfds.features.ClassLabel(num_classes=20),
+                }
+            ),
+        )
+
+    def _split_generators(self, dl_manager):
+        return {
+            "train": self._generate_examples(40),
+            "test": self._generate_examples(9),
+        }
+
+    def _generate_examples(self, count):
+        rng = np.random.default_rng(count)
+        for i in range(count):
+            yield (
+                i,
+                {
+                    "id": str(i),
+                    "image": rng.integers(0, 256, (32, 32, 3), np.uint8),
+                    "label": i % 100,
+                    "coarse_label": i % 20,
+                },
+            )
+
+
+def final_state(config, directory):
+    """The state in the newest checkpoint, as NumPy arrays."""
+    config, classes = workdir.read(Path(directory))
+    network = models.build(config, {t: len(names) for t, names in classes.items()})
+    optimizer = optim.make(config.optim, lambda count: 0.0)
+    shapes = jax.eval_shape(lambda: step.create_state(network, optimizer, config))
+    checkpoints = Checkpoints(Path(directory), read_only=True)
+    state = checkpoints.restore(checkpoints.latest, shapes, step.data_mesh())
+    checkpoints.close()
+    return jax.device_get(state)
+
+
+def test_two_steps_on_a_tfds_data_set(tmp_path):
+    config = config_lib.default()
+    config.model.depth = 12
+    config.model.width = 0.125
+    config.model.stem = "small"
+    config.data.tfds = "two_levels"
+    config.data.tasks.fine = "label"
+    config.data.tasks.coarse = "coarse_label"
+    config.data.dir = str(tmp_path / "shards")
+    config.data.train_split = "train[:90%]"
+    config.data.val_split = "train[90%:]"
+    config.data.image_size = 16
+    config.data.batch_size = 8
+    config.data.augment = "pad_and_crop"
+    config.train.steps = 2
+    result = train(config, tmp_path / "run")
+    assert result["fine"]["count"] == result["coarse"]["count"] == 9
+    assert (tmp_path / "run" / "result.json").exists()
+    assert list((tmp_path / "run" / "tensorboard").glob("events*"))
+
+
+def test_a_stopped_run_ends_as_an_undisturbed_one(small_config, tmp_path, monkeypatch):
+    """Bit for bit: the state, the metrics and the result."""
+    small_config.optim.ema = 0.9
+    expected = train(small_config, tmp_path / "whole")
+
+    prefetch = step.prefetch
+
+    def stops_after_three_batches(batches, mesh):
+        for i, batch in enumerate(prefetch(batches, mesh)):
+            if i == 3:
+                raise KeyboardInterrupt
+            yield batch
+
+    with monkeypatch.context() as patch:
+        patch.setattr(step, "prefetch", stops_after_three_batches)
+        with pytest.raises(KeyboardInterrupt):
+            train(small_config, tmp_path / "stopped")
+    assert Checkpoints(tmp_path / "stopped", read_only=True).latest == 2
+    resumed = train(small_config, tmp_path / "stopped")
+
+    np.testing.assert_equal(resumed, expected)
+    a, b = (final_state(small_config, tmp_path / d) for d in ("whole", "stopped"))
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+    metrics = [(tmp_path / d / "metrics.csv").read_text() for d in ("whole", "stopped")]
+    assert metrics[0] == metrics[1]
+
+
+@pytest.fixture(scope="module")
+def trained(solid_pictures, shards, tmp_path_factory):
+    """A finished run of six steps, and what its training returned."""
+    config = config_lib.default()
+    config.model.depth = 12
+    config.model.width = 0.125
+    config.model.stem = "small"
+    config.data.manifest = str(solid_pictures)
+    config.data.dir = str(shards)
+    config.data.image_size = 16
+    config.data.batch_size = 8
+    config.train.steps = 6
+    config.train.eval_every = 3
+    config.optim.learning_rate = 0.02
+    directory = tmp_path_factory.mktemp("trained")
+    return directory, train(config, directory)
+
+
+def test_metrics_file_has_a_row_a_step_and_split(trained):
+    directory, _ = trained
+    with (directory / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["step"], row["split"]) for row in rows] == [
+        ("3", "train"),
+        ("3", "val"),
+        ("6", "train"),
+        ("6", "val"),
+    ]
+    for row in rows:
+        assert float(row["hue_loss"]) > 0
+        assert 0 <= float(row["joint_top1"]) <= 1
+        assert row["hue_top5"] == ""  # two classes have no top-5
+
+
+def test_best_checkpoint_is_the_one_with_the_highest_validation_score(trained):
+    directory, _ = trained
+    with (directory / "metrics.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["split"] == "val"]
+    scores = {
+        int(row["step"]): (float(row["hue_top1"]) + float(row["number_top1"])) / 2
+        for row in rows
+    }
+    best = max(scores, key=lambda s: (scores[s], s))
+    assert json.loads((directory / "result.json").read_text())["step"] == best
+
+
+@pytest.mark.parametrize("batch_size", [0, 16, 48])
+def test_evaluate_gives_the_same_numbers_whatever_the_batch(trained, batch_size):
+    directory, expected = trained
+    result = evaluate.evaluate(directory, "test", batch_size=batch_size)
+    for task, values in expected.items():
+        for name, value in values.items():
+            np.testing.assert_allclose(result[task][name], value, rtol=1e-5)
+
+
+def test_evaluate_equals_a_plain_loop_over_the_pictures(trained, tmp_path):
+    """26 - 19 = 7 test pictures, which no batch size of eight devices divides."""
+    directory, result = trained
+    config, classes = workdir.read(directory)
+    network = models.build(config, {t: len(names) for t, names in classes.items()})
+    best = json.loads((directory / "result.json").read_text())["step"]
+    optimizer = optim.make(config.optim, lambda count: 0.0)
+    shapes = jax.eval_shape(lambda: step.create_state(network, optimizer, config))
+    checkpoints = Checkpoints(directory, read_only=True)
+    state = checkpoints.restore(best, shapes, step.data_mesh())
+    apply = jax.jit(network.apply)
+
+    manifest = Path(config.data.manifest)
+    with manifest.open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["split"] == "test"]
+    right: dict[str, list[bool]] = {task: [] for task in classes}
+    for row in rows:
+        with Image.open(manifest.parent / row["file"]) as picture:
+            image = np.full((1, 16, 16, 3), np.asarray(picture)[0, 0], np.uint8)
+        logits = apply(state.variables, image)
+        for task, names in classes.items():
+            right[task].append(names[int(np.argmax(logits[task]))] == row[task])
+    for task in classes:
+        assert result[task]["count"] == len(rows) == 7
+        assert result[task]["top1"] == pytest.approx(np.mean(right[task]))
+    both = [all(pair) for pair in zip(*right.values(), strict=True)]
+    assert result["joint"]["top1"] == pytest.approx(np.mean(both))
+
+
+def test_predictions_file_has_a_row_a_picture(trained, tmp_path):
+    directory, result = trained
+    evaluate.evaluate(directory, "train", predictions=tmp_path / "p.csv")
+    with (tmp_path / "p.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert sorted(row["file"] for row in rows) == [f"{i:02}.png" for i in range(14)]
+    assert {row["file"]: row["number"] for row in rows}["01.png"] == ""
+    for row in rows:
+        assert row["hue"] in ("dark", "light")
+        assert row["hue_predicted"] in ("dark", "light")
+        assert 0.5 <= float(row["hue_probability"]) <= 1
+
+
+def test_a_finished_run_prints_its_result_again(trained, capsys):
+    directory, expected = trained
+    config, _ = workdir.read(directory)
+    before = (directory / "metrics.csv").read_text()
+    np.testing.assert_equal(train(config, directory), expected)
+    assert (directory / "metrics.csv").read_text() == before
+
+
+def test_workdir_of_another_config_is_refused_and_left_alone(trained):
+    directory, _ = trained
+    config, _ = workdir.read(directory)
+    before = (directory / "config.json").read_text()
+    other = config.copy_and_resolve_references().unlock()
+    other.model.width = 0.25
+    other.train.log_every = 7  # free to change
+    with pytest.raises(
+        UserError, match=r"another config:\n  config.model.width: 0.125 t"
+    ):
+        train(other, directory)
+    assert (directory / "config.json").read_text() == before
+
+
+def test_workdir_that_is_a_file_or_empty(small_config, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="is a file; give a folder"):
+        train(small_config, tmp_path / "file")
+    with pytest.raises(UserError, match=r"holds no run.*train one with"):
+        evaluate.evaluate(tmp_path, "test")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"train.steps": 0}, r"no step: set config.train.steps or config.train.epochs"),
+        ({"data.val_split": "dev"}, r"no split 'dev'; it has train, val, test"),
+        ({"data.batch_size": 12}, r"batch_size=12 does not divide over 8 devices"),
+        ({"model.branch_from": "res9z"}, r"res9z.*is not a layer of ResNet-12"),
+        ({"train.best_by": "colour"}, r"best_by is 'colour'; it can be: mean, hue"),
+        ({"tasks.colour.weight": 1.0}, r"no such task; it has hue, number"),
+        ({"tasks.hue.classes": 3}, r"classes is 3, but the data has 2 classes of hue"),
+        ({"data.tfds": "digits"}, r"manifest and config.data.tfds are both set"),
+        ({"data.manifest": ""}, r"names no data: set config.data.manifest"),
+    ],
+)
+def test_mistakes_are_found_before_anything_is_written(
+    small_config, tmp_path, changes, message
+):
+    for name, value in changes.items():
+        config_lib.set_field(small_config, name, value)
+    with pytest.raises(UserError, match=message):
+        train(small_config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_training_without_validation_keeps_the_newest(small_config, tmp_path):
+    small_config.data.val_split = ""
+    small_config.train.steps = 2
+    train(small_config, tmp_path)
+    assert json.loads((tmp_path / "result.json").read_text())["step"] == 2
+
+
+def test_digits_overfits_a_handful(tmp_path, shards):
+    """24 pictures, no augmentation: every label of every task is learned."""
+    config = config_lib.default()
+    config.model.depth = 12
+    config.model.width = 0.25
+    config.model.stem = "small"
+    config.data.tfds = "digits"
+    for task in ("noun", "adjective", "anp"):
+        config.data.tasks[task] = task
+    config.data.dir = str(shards)
+    config.data.train_split = "train[:24]"
+    config.data.val_split = ""
+    config.data.test_split = "train[:24]"
+    config.data.image_size = 32
+    config.data.batch_size = 24
+    config.data.augment = "none"
+    config.data.flip = False
+    config.data.eval_crop = 1.0
+    config.train.steps = 60
+    config.train.checkpoint_every = 60
+    result = train(config, tmp_path)
+    assert result["joint"] == {"count": 24, "top1": 1.0}
+
+
+def test_schedule_by_hand():
+    """10 examples in batches of 4: epochs end within steps 3, 5, 8, 10."""
+    config = config_lib.default()
+    config.train.epochs = 4.0
+    config.data.batch_size = 4
+    config.train.log_every = 100
+    schedule = Schedule.of(config, examples=10)
+    assert schedule.steps == 10
+    assert [s for s in range(1, 11) if schedule.evaluates(s)] == [3, 5, 8, 10]
+    assert [s for s in range(1, 11) if schedule.logs(s)] == [3, 5, 8, 10]
+    config.train.eval_every, config.train.checkpoint_every = 4, 3
+    schedule = Schedule.of(config, examples=10)
+    assert [s for s in range(1, 11) if schedule.evaluates(s)] == [4, 8, 10]
+    assert [s for s in range(1, 11) if schedule.saves(s)] == [3, 6, 9, 10]
+    assert [s for s in range(1, 11) if schedule.logs(s)] == [3, 4, 6, 8, 9, 10]
