@@ -5,7 +5,7 @@ what it needs; `--config.a.b=value` overrides again; `check` looks at the result
 """
 
 import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -122,15 +122,16 @@ def default_task() -> ConfigDict:
 def set_field(config: ConfigDict, name: str, value: Any) -> None:
     """Sets a field by its dotted name, and makes the groups around it.
 
-    Its type is not looked at; `check` does that.
+    Raises:
+      UserError: there is no such field, or the value has the wrong type.
     """
+    _check_type(name, value)
     *groups, field = name.split(".")
     for group in groups:
         if group not in config:
             config[group] = ConfigDict()
         config = config[group]
-    with config.ignore_type():
-        config[field] = value
+    config[field] = value
 
 
 def fields(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -192,12 +193,12 @@ def expected_value(name: str) -> Any:
         known[name] = ""
     if name in known:
         return known[name]
-    groups = {k.rpartition(".")[0] for k in known} | {"tasks", "data.tasks"}
+    groups = {k.rpartition(".")[0] for k in known} | {"data.tasks", "tasks"}
     if name in groups or group == ["tasks"]:
         raise UserError(
             f"config.{name} is a group of fields, not a value: set config.{name}.X."
         )
-    raise UserError(f"config.{name} does not exist.{_nearest(name, known)}")
+    raise UserError(f"config.{name} does not exist.{_nearest(name, [*known, *groups])}")
 
 
 def _check_task_name(task: str) -> None:
@@ -217,7 +218,7 @@ def _check_type(name: str, value: Any) -> None:
         )
 
 
-def _nearest(name: str, known: dict[str, Any]) -> str:
+def _nearest(name: str, known: Sequence[str]) -> str:
     """Returns a hint with the known names that look most like `name`."""
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     leaf = name.rpartition(".")[2]
