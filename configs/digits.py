@@ -24,7 +24,8 @@ def get_config() -> ConfigDict:
     config.data.flip = False  # a mirrored digit is another one
     config.data.eval_crop = 1.0
 
-    config.train.epochs = 15.0
+    config.train.log_every = 100
+    config.train.epochs = 30.0
     config.optim.learning_rate = 0.1
     config.optim.weight_decay = 5e-4
     return config

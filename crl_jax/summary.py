@@ -6,10 +6,7 @@ It sets side by side S (a network a task), M (multitask, branched as the config 
 and X (the same with the config's cross-residuals).
 """
 
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -17,108 +14,9 @@ from crl_jax import cli
 from crl_jax import config as config_lib
 
 
-@dataclass(frozen=True)
-class Cost:
-    """What a network costs.
-
-    Attributes:
-      shared: parameters of the trunk.
-      branch: parameters that each task has for itself, without its head.
-      heads: `{task: parameters}`.
-      cross: learned cross weights.
-      flops: of the forward pass of one image; a multiply-add counts as two.
-      activation_bytes: what the backward pass of one image keeps of the forward pass.
-    """
-
-    shared: int
-    branch: int
-    heads: Mapping[str, int]
-    cross: int
-    flops: float
-    activation_bytes: int
-
-    @property
-    def total(self) -> int:
-        """All parameters."""
-        branches = self.branch * len(self.heads)
-        return self.shared + branches + sum(self.heads.values()) + self.cross
-
-
-def variants(config: ConfigDict) -> dict[str, ConfigDict]:
-    """Returns the configs of S, M and X, `{name: config}`, from the config of X."""
-    single, multitask = (config.copy_and_resolve_references().unlock() for _ in "SM")
-    for variant in (single, multitask):
-        variant.model.cross.kind = "scalar"
-        variant.model.cross.init = 0.0
-        variant.model.cross.learned = False
-    single.model.branch_from = "stem"
-    return {"S": single.lock(), "M": multitask.lock(), "X": config}
-
-
-def cost(config: ConfigDict, classes: Mapping[str, int]) -> Cost:
-    """Returns the cost of the network of a config; nothing is computed or allocated.
-
-    Args:
-      config: a checked config.
-      classes: `{task: K}`.
-    """
-    import jax
-    import jax.numpy as jnp
-
-    from crl_jax import models
-    from crl_jax.models.network import branched_layers
-
-    network = models.build(config, classes)
-    size = config.data.image_size
-
-    def images(count: int) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct((count, size, size, 3), jnp.uint8)
-
-    variables = jax.eval_shape(network.init, jax.random.key(0), images(1))
-    branched = branched_layers(config.model.depth, config.model.branch_from)
-    parameters: dict[str, int] = {"shared": 0, "branch": 0, "cross": 0}
-    for layer, tree in variables["params"].items():
-        if layer != "head":
-            kind = "branch" if layer in branched else "shared"
-            kind = "cross" if layer.endswith("_cross") else kind
-            parameters[kind] += _size(tree)
-
-    def kept_for_backward(variables: Any, batch: Any) -> Any:
-        def forward(params: Any) -> Any:
-            both = {**variables, "params": params}
-            return network.apply(both, batch, train=True, mutable=["batch_stats"])
-
-        return jax.vjp(forward, variables["params"], has_aux=True)[1]
-
-    one, two = (
-        _bytes(jax.eval_shape(kept_for_backward, variables, images(n))) for n in (1, 2)
-    )
-    forward: Any = jax.jit(network.apply).lower(variables, images(1))
-    return Cost(
-        shared=parameters["shared"],
-        branch=parameters["branch"] // len(classes),
-        heads={task: _size(variables["params"]["head"][task]) for task in classes},
-        cross=parameters["cross"],
-        flops=forward.cost_analysis()["flops"],
-        activation_bytes=two - one,  # parameters are kept too, but once
-    )
-
-
-def _size(tree: Any) -> int:
-    import jax
-
-    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
-
-
-def _bytes(tree: Any) -> int:
-    import jax
-
-    leaves = jax.tree.leaves(tree)
-    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in leaves)
-
-
 def print_summary(config: ConfigDict, classes: Mapping[str, int]) -> None:
     """Prints the costs of S, M and X, a column each."""
+    from crl_jax.costs import cost, variants
     from crl_jax.terminal import console, print_table
 
     costs = {name: cost(c, classes) for name, c in variants(config).items()}
@@ -131,7 +29,8 @@ def print_summary(config: ConfigDict, classes: Mapping[str, int]) -> None:
         rows += [["cross weights"] + [f"{c.cross:,}" for c in costs.values()]]
     rows += [["total"] + [f"{c.total:,}" for c in costs.values()]]
     rows += [["total, millions"] + [f"{c.total / 1e6:.2f}" for c in costs.values()]]
-    rows += [["saved"] + [_saved(c, costs["S"]) for c in costs.values()]]
+    saved = [f"{100 * (1 - c.total / costs['S'].total):.1f}%" for c in costs.values()]
+    rows += [["saved", "–", *saved[1:]]]
     rows += [["GFLOPs an image"] + [f"{c.flops / 1e9:.2f}" for c in costs.values()]]
     megabytes = [f"{c.activation_bytes / 1e6:.1f}" for c in costs.values()]
     rows += [["activations, MB an image"] + megabytes]
@@ -147,11 +46,6 @@ def print_summary(config: ConfigDict, classes: Mapping[str, int]) -> None:
         f"({model.cross.kind}, {'learned from' if model.cross.learned else 'fixed at'} "
         f"{model.cross.init:g})."
     )
-
-
-def _saved(cost: Cost, single: Cost) -> str:
-    share = 1 - cost.total / single.total
-    return f"{100 * share:.1f}%" if cost is not single else "–"
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ import jax
 from ml_collections import ConfigDict
 
 from crl_jax import config as config_lib
-from crl_jax import evaluate, metrics, models, optim, step, workdir
+from crl_jax import evaluation, metrics, models, optim, step, workdir
 from crl_jax.checkpoints import Checkpoints
 from crl_jax.data import source, stream
 from crl_jax.errors import UserError
@@ -89,10 +89,11 @@ def train(config: ConfigDict, directory: str | os.PathLike[str]) -> metrics.Mean
             score = None
             if schedule.evaluates(number):
                 val = stream.eval_batches(data, config, config.data.val_split)
-                result = evaluate.run(eval_step, state.evaluated, val, mesh, tasks)
+                result = evaluation.run(eval_step, state.evaluated, val, mesh, tasks)
                 score = metrics.score(result, config.train.best_by)
                 log.write(number, epoch, "val", result, rate)
                 progress.line(number, epoch, "val", result)
+                progress.pause()
             if schedule.saves(number):
                 checkpoints.save(state, number, score)
 
@@ -102,9 +103,9 @@ def train(config: ConfigDict, directory: str | os.PathLike[str]) -> metrics.Mean
         state = checkpoints.restore(best, jax.eval_shape(create), mesh)
         split = config.data.test_split or config.data.val_split
         test = stream.eval_batches(data, config, split)
-        result = evaluate.run(eval_step, state.evaluated, test, mesh, tasks)
+        result = evaluation.run(eval_step, state.evaluated, test, mesh, tasks)
         workdir.write_result(folder, split, best, result)
-    evaluate.print_result(result, split, best)
+    evaluation.print_result(result, split, best)
     return result
 
 

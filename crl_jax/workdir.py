@@ -38,8 +38,11 @@ def describe(workdir: Path, config: ConfigDict, classes: Classes) -> None:
     if (workdir / "config.json").exists():
         _check_same(workdir, config, classes)
     workdir.mkdir(parents=True, exist_ok=True)
+    content = json.loads(config.to_json())
+    if config.data.manifest:  # the run can then be evaluated from any folder
+        content["data"]["manifest"] = str(Path(config.data.manifest).resolve())
     _write_json(workdir / "classes.json", {t: list(c) for t, c in classes.items()})
-    _write_json(workdir / "config.json", json.loads(config.to_json()))
+    _write_json(workdir / "config.json", content)
 
 
 def read(workdir: Path) -> tuple[ConfigDict, dict[str, tuple[str, ...]]]:
@@ -56,6 +59,24 @@ def read(workdir: Path) -> tuple[ConfigDict, dict[str, tuple[str, ...]]]:
     config = ConfigDict(json.loads((workdir / "config.json").read_text("utf-8")))
     classes = json.loads((workdir / "classes.json").read_text("utf-8"))
     return config_lib.check(config), {t: tuple(c) for t, c in classes.items()}
+
+
+def check_classes(workdir: Path, run: Classes, data: Classes) -> None:
+    """Raises UserError unless the run in `workdir` and its data have the same classes.
+
+    Args:
+      workdir: named in the message.
+      run: `{task: class names}` of the run.
+      data: those of the data.
+    """
+    for task in sorted(set(run) | set(data)):
+        ours, theirs = tuple(run.get(task, ())), tuple(data.get(task, ()))
+        if ours != theirs:
+            raise UserError(
+                f"--workdir={workdir} holds a run with other classes of task {task!r} "
+                f"than the data has ({len(ours)} and {len(theirs)}, or other names): "
+                "take the data it was trained on, or train in another --workdir."
+            )
 
 
 def write_result(
@@ -90,13 +111,7 @@ def _check_same(workdir: Path, config: ConfigDict, classes: Classes) -> None:
             f"--workdir={workdir} holds a run with another config:\n{listed}\n"
             "Give another --workdir, or the same values to go on with that run."
         )
-    for task, names in classes.items():
-        if tuple(names) != old_classes[task]:
-            raise UserError(
-                f"--workdir={workdir} holds a run with other classes of task {task!r} "
-                f"({len(old_classes[task])} there, {len(names)} now, or other names). "
-                "Give another --workdir."
-            )
+    check_classes(workdir, old_classes, classes)
 
 
 def _write_json(path: Path, content: object) -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from crl_jax import cli, summary
+from crl_jax import cli, costs, summary
 from crl_jax import config as config_lib
 
 PAPER = {"noun": 167, "adjective": 117, "anp": 553}
@@ -19,24 +19,28 @@ def test_summary_of_vso_prints_the_numbers_of_the_paper(monkeypatch, capsys):
 
 def test_costs_of_resnet_50_by_hand():
     config = cli.load_config("configs/vso.py")
-    costs = {
-        name: summary.cost(variant, PAPER)
-        for name, variant in summary.variants(config).items()
+    by_name = {
+        name: costs.cost(variant, PAPER)
+        for name, variant in costs.variants(config).items()
     }
-    assert costs["S"].branch == 23_508_032
-    assert costs["S"].heads == {"noun": 342_183, "adjective": 239_733, "anp": 1_133_097}
-    assert costs["M"].total == costs["X"].total == 43_073_413
+    assert by_name["S"].branch == 23_508_032
+    assert by_name["S"].heads == {
+        "noun": 342_183,
+        "adjective": 239_733,
+        "anp": 1_133_097,
+    }
+    assert by_name["M"].total == by_name["X"].total == 43_073_413
     # Products of the convolutions of ResNet-50 with the stride in the 1x1, twice:
     # 3.86 GFLOPs in He et al. 2015, table 1, which counts a multiply-add as one.
-    assert costs["S"].flops / 3 == pytest.approx(2 * 3.86e9, rel=0.05)
-    assert costs["M"].flops < costs["X"].flops < 1.01 * costs["M"].flops
-    assert costs["M"].activation_bytes < costs["S"].activation_bytes / 2
+    assert by_name["S"].flops / 3 == pytest.approx(2 * 3.86e9, rel=0.05)
+    assert by_name["M"].flops < by_name["X"].flops < 1.01 * by_name["M"].flops
+    assert by_name["M"].activation_bytes < by_name["S"].activation_bytes / 2
 
 
 def test_learned_cross_weights_are_counted():
     overrides = [("model.cross.learned", "True"), ("model.cross.kind", "conv")]
     config = cli.load_config("configs/vso.py", overrides)
-    cost = summary.cost(config, PAPER)
+    cost = costs.cost(config, PAPER)
     # Six ordered pairs of tasks, two units, 2048 x 2048 each.
     assert cost.cross == 6 * 2 * 2048**2
     assert cost.total == 43_073_413 + cost.cross
@@ -54,6 +58,6 @@ def test_summary_reads_classes_from_a_manifest(solid_pictures, monkeypatch, caps
 
 def test_variants_differ_only_in_what_they_are_named_for():
     config = cli.load_config("configs/vso.py")
-    variants = summary.variants(config)
+    variants = costs.variants(config)
     assert config_lib.differences(config, variants["M"]) == ["model.cross.init"]
     assert config_lib.differences(variants["M"], variants["S"]) == ["model.branch_from"]

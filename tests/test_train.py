@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from crl_jax import config as config_lib
-from crl_jax import evaluate, models, optim, step, workdir
+from crl_jax import evaluation, models, optim, step, workdir
 from crl_jax.checkpoints import Checkpoints
 from crl_jax.data.quiet import tfds
 from crl_jax.errors import UserError
@@ -165,7 +165,7 @@ def test_best_checkpoint_is_the_one_with_the_highest_validation_score(trained):
 @pytest.mark.parametrize("batch_size", [0, 16, 48])
 def test_evaluate_gives_the_same_numbers_whatever_the_batch(trained, batch_size):
     directory, expected = trained
-    result = evaluate.evaluate(directory, "test", batch_size=batch_size)
+    result = evaluation.evaluate(directory, "test", batch_size=batch_size)
     for task, values in expected.items():
         for name, value in values.items():
             np.testing.assert_allclose(result[task][name], value, rtol=1e-5)
@@ -202,7 +202,7 @@ def test_evaluate_equals_a_plain_loop_over_the_pictures(trained, tmp_path):
 
 def test_predictions_file_has_a_row_a_picture(trained, tmp_path):
     directory, result = trained
-    evaluate.evaluate(directory, "train", predictions=tmp_path / "p.csv")
+    evaluation.evaluate(directory, "train", predictions=tmp_path / "p.csv")
     with (tmp_path / "p.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert sorted(row["file"] for row in rows) == [f"{i:02}.png" for i in range(14)]
@@ -235,12 +235,31 @@ def test_workdir_of_another_config_is_refused_and_left_alone(trained):
     assert (directory / "config.json").read_text() == before
 
 
+def test_evaluating_other_data_than_was_trained_on_is_refused(trained, monkeypatch):
+    directory, _ = trained
+    config, classes = workdir.read(directory)
+    swapped = classes | {"hue": classes["hue"][::-1]}
+    monkeypatch.setattr(workdir, "read", lambda _: (config, swapped))
+    with pytest.raises(UserError, match=r"other classes of task 'hue'"):
+        evaluation.evaluate(directory, "test")
+
+
+def test_evaluate_answers_mistakes(trained, tmp_path):
+    directory, _ = trained
+    with pytest.raises(UserError, match=r"no split 'dev'; it has train, val, test"):
+        evaluation.evaluate(directory, "dev")
+    with pytest.raises(UserError, match=r"batch_size is -8; it must be above 0"):
+        evaluation.evaluate(directory, "test", batch_size=-8)
+    with pytest.raises(UserError, match=r"predictions=.*cannot be written: Is a dir"):
+        evaluation.evaluate(directory, "test", predictions=tmp_path)
+
+
 def test_workdir_that_is_a_file_or_empty(small_config, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="is a file; give a folder"):
         train(small_config, tmp_path / "file")
     with pytest.raises(UserError, match=r"holds no run.*train one with"):
-        evaluate.evaluate(tmp_path, "test")
+        evaluation.evaluate(tmp_path, "test")
 
 
 @pytest.mark.parametrize(
