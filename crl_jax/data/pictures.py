@@ -22,7 +22,7 @@ _MAX_BYTES = 8 * MAX_PIXELS  # the largest pixel: 16-bit RGBA
 _QUALITY = 95  # of JPEG
 
 # No others: some of Pillow's decoders start programs.
-_FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF")
+FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF")
 _LOSSY = ("JPEG", "MPO", "WEBP", "AVIF")  # MPO: several JPEGs in one file
 
 _UPRIGHT = {
@@ -85,7 +85,7 @@ def encode(path: str | os.PathLike[str]) -> bytes:
     except BadPicture:
         raise
     except Image.UnidentifiedImageError:
-        raise BadPicture(f"is not a whole {', '.join(_FORMATS)} file") from None
+        raise BadPicture(f"is not a whole {', '.join(FORMATS)} file") from None
     except Image.DecompressionBombError:
         raise BadPicture(f"has more than {MAX_PIXELS:,} pixels") from None
     except Exception as error:  # broken data makes decoders raise almost anything
@@ -106,7 +106,7 @@ def _read(path: Path) -> bytes:
 
 
 def _encode(data: bytes) -> bytes:
-    image: Image.Image = Image.open(io.BytesIO(data), formats=_FORMATS)
+    image: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
     # From the header; nothing is decoded yet.
     if image.width * image.height > MAX_PIXELS:
         raise BadPicture(f"has more than {MAX_PIXELS:,} pixels")
