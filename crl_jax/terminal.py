@@ -97,11 +97,13 @@ class TrainingProgress:
         split: str,
         result: Mapping[str, Mapping[str, float]],
     ) -> None:
-        """Prints accuracies; those of training only in a pipe, beside the speed."""
+        """Prints top-1 in percent; that of training only in a pipe, with the speed."""
         if split == "train" and console.is_terminal:
             return
         top1 = "  ".join(f"{task} {percent(v['top1'])}" for task, v in result.items())
-        text = f"step {step:,}/{self._steps:,}  epoch {epoch:.1f}  {split}: {top1}"
+        text = (
+            f"step {step:,}/{self._steps:,}  epoch {epoch:.1f}  {split} top-1  {top1}"
+        )
         if split == "train" and self._timed_steps:
             speed = self.images_per_second
             left = (self._steps - step) * self._batch_size / speed

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import jax
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from crl_jax import config as config_lib
@@ -63,6 +64,7 @@ def train(config: ConfigDict, directory: str | os.PathLike[str]) -> metrics.Mean
         console.print(f"Going on at step {first:,} of {schedule.steps:,} in {folder}.")
     else:
         state = step.replicate(jax.jit(create)(), mesh)
+        console.print(describe(config, data, schedule, mesh), soft_wrap=True)
 
     # The loop.
     batches = step.prefetch(stream.train_batches(data, config, first), mesh)
@@ -107,6 +109,20 @@ def train(config: ConfigDict, directory: str | os.PathLike[str]) -> metrics.Mean
         workdir.write_result(folder, split, best, result)
     evaluation.print_result(result, split, best)
     return result
+
+
+def describe(
+    config: ConfigDict, data: source.Source, schedule: "Schedule", mesh: Mesh
+) -> str:
+    """Returns what is going to be trained, on what, in one sentence."""
+    tasks = ", ".join(f"{task} ({count})" for task, count in data.num_classes.items())
+    return (
+        f"Training ResNet-{config.model.depth}, branched from "
+        f"{config.model.branch_from}, for {tasks}: {schedule.examples:,} pictures of "
+        f"{config.data.image_size} px, {schedule.steps:,} steps of "
+        f"{schedule.batch_size} on {mesh.size} {mesh.devices.flat[0].platform} "
+        f"device{'s' if mesh.size > 1 else ''}. The first step compiles."
+    )
 
 
 @dataclass(frozen=True)
