@@ -38,6 +38,7 @@ _NOT_NEGATIVE = (
     "train.seed",
     "train.eval_every",
     "train.checkpoint_every",
+    "data.resize",
     "optim.weight_decay",
     "optim.clip_norm",
 )
@@ -72,6 +73,7 @@ def default() -> ConfigDict:
     config.data.tfds = ""  # or the name of a TFDS data set
     config.data.tasks = ConfigDict()  # for TFDS: {task: name of its label feature}
     config.data.dir = ""  # where shards lie; empty: TFDS's default folder
+    config.data.resize = 0  # largest shorter side of a picture in the shards; 0: any
     config.data.train_split = "train"  # TFDS split strings, such as train[:90%]
     config.data.val_split = "val"  # chooses the best checkpoint; empty: no choice
     config.data.test_split = "test"

@@ -1,14 +1,15 @@
 """Shards of a manifest: their content, what is refused, and what an accident leaves."""
 
 import csv
+import io
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
-from crl_jax.data import builder as builder_lib
-from crl_jax.data import pictures
+from crl_jax.data import parts, pictures
 from crl_jax.data.builder import prepare_manifest
 from crl_jax.data.quiet import tf, tfds
 from crl_jax.errors import UserError
@@ -56,7 +57,7 @@ def examples(builder: tfds.core.DatasetBuilder, split: str) -> dict[str, dict]:
 
 
 def whole_folders(data_dir: Path) -> list[Path]:
-    return [p for p in data_dir.glob("manifest/*/*") if "incomplete" not in p.name]
+    return list(data_dir.glob("manifest/*/1.0.0"))
 
 
 @pytest.fixture
@@ -186,10 +187,10 @@ def test_after_an_interruption_the_next_call_writes_all(
     data_dir = tmp_path / "shards"
     encode = pictures.encode
 
-    def fails_at_the_50th(picture: Path) -> bytes:
+    def fails_at_the_50th(picture: Path, resize: int) -> bytes:
         if picture.name == "50.png":
             raise accident("at the 50th picture")
-        return encode(picture)
+        return encode(picture, resize)
 
     monkeypatch.setattr(pictures, "encode", fails_at_the_50th)
     with pytest.raises(accident, match="50th"):
@@ -223,12 +224,12 @@ def test_another_process_may_be_faster(small, tmp_path, monkeypatch):
     data_dir = str(tmp_path / "shards")
     encode = pictures.encode
 
-    def slow(picture: Path) -> bytes:
+    def slow(picture: Path, resize: int) -> bytes:
         monkeypatch.setattr(pictures, "encode", encode)
         prepare_manifest(small, data_dir)
-        return encode(picture)
+        return encode(picture, resize)
 
-    monkeypatch.setattr(builder_lib, "_THREADS", 1)
+    monkeypatch.setattr(parts, "_THREADS", 1)
     monkeypatch.setattr(pictures, "encode", slow)
     builder = prepare_manifest(small, data_dir)
     assert len(examples(builder, "train")) == 3
@@ -242,16 +243,79 @@ def test_a_folder_that_cannot_be_written_is_named(small, tmp_path):
 def test_pictures_wait_in_memory_only_a_few_at_a_time(tmp_path, monkeypatch):
     rows = many(400)
     write_pictures(tmp_path, rows)
-    path = write_manifest(tmp_path, rows)
     begun = []
-    monkeypatch.setattr(builder_lib, "_WINDOW", 8)
+    monkeypatch.setattr(parts, "_WINDOW", 8)
     encode = pictures.encode
-    monkeypatch.setattr(
-        pictures, "encode", lambda path: (begun.append(path), encode(path))[1]
-    )
-    manifest = builder_lib.read_manifest(path)
-    for taken, _ in enumerate(builder_lib._Examples(manifest, "train", []), start=1):
+
+    def noted(picture: Path, resize: int) -> bytes:
+        begun.append(picture)
+        return encode(picture, resize)
+
+    monkeypatch.setattr(pictures, "encode", noted)
+    paths = [tmp_path / row[0] for row in rows]
+    for taken, future in enumerate(parts._in_order(paths, 0), start=1):
+        future.result()
         assert len(begun) <= taken + 8
+    assert sorted(begun) == sorted(paths)
+
+
+def test_an_interrupted_preparation_goes_on_where_it_was(tmp_path, monkeypatch):
+    """With parts of ten pictures, 50 of 60 were kept; only ten are encoded again."""
+    rows = many(60)
+    write_pictures(tmp_path, rows)
+    path = write_manifest(tmp_path, rows)
+    undisturbed = prepare_manifest(path, str(tmp_path / "undisturbed"))
+    monkeypatch.setattr(parts, "PART", 10)
+    encode, begun = pictures.encode, []
+
+    def fails_at_the_last(picture: Path, resize: int) -> bytes:
+        begun.append(picture)
+        if picture == last:
+            raise KeyboardInterrupt
+        return encode(picture, resize)
+
+    split_of = dict(row[:2] for row in rows)
+    last = tmp_path / [file for file in split_of if split_of[file] == "val"][-1]
+    monkeypatch.setattr(pictures, "encode", fails_at_the_last)
+    with pytest.raises(KeyboardInterrupt):
+        prepare_manifest(path, str(tmp_path / "shards"))
+    assert len(set(begun)) == 60
+
+    begun.clear()
+    last = None
+    builder = prepare_manifest(path, str(tmp_path / "shards"))
+    assert 0 < len(begun) <= 10
+    for split in ("train", "val"):
+        assert examples(builder, split) == examples(undisturbed, split)
+    assert not list((tmp_path / "shards" / "manifest" / "parts").iterdir())
+
+
+@pytest.mark.parametrize("size", [(300, 200), (200, 300), (40, 30)])
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp"])
+def test_large_pictures_are_scaled_down_once(tmp_path, size, suffix):
+    rng = np.random.default_rng(0)
+    coarse = Image.fromarray(rng.integers(0, 256, (3, 4, 3), np.uint8))
+    picture = coarse.resize(size, Image.Resampling.BICUBIC)
+    path = tmp_path / f"a{suffix}"
+    picture.save(path)
+    encoded = pictures.encode(path, resize=64)
+    with Image.open(io.BytesIO(encoded)) as result:
+        if min(size) <= 64:
+            assert result.size == size
+            assert suffix == ".webp" or encoded == path.read_bytes()
+        else:
+            assert min(result.size) == 64
+            assert abs(max(result.size) - 96) <= 1
+        again = picture.resize(result.size, Image.Resampling.BOX)
+        assert np.abs(np.asarray(result, int) - np.asarray(again, int)).mean() < 4
+
+
+def test_another_size_gets_other_shards(small, tmp_path):
+    whole = prepare_manifest(small, str(tmp_path / "shards"))
+    scaled = prepare_manifest(small, str(tmp_path / "shards"), resize=4)
+    assert whole.data_dir != scaled.data_dir
+    for example in scaled.as_dataset(split="train").as_numpy_iterator():
+        assert min(example["image"].shape[:2]) <= 4
 
 
 def test_the_records_hold_the_bytes_of_real_photographs(tmp_path):

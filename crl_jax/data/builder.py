@@ -4,26 +4,24 @@ TFDS writes to a temporary folder and renames it when it is whole, so what is th
 finished. Another manifest, or an edited one, gets a folder of its own.
 """
 
-import collections
 import csv
 import dataclasses
 import os
 import re
+import shutil
 import time
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NoReturn
 
-from crl_jax.data import pictures
+from crl_jax.data import parts, pictures
 from crl_jax.data.manifest import SPLITS, Manifest, first_few, read_manifest
 from crl_jax.data.quiet import quiet_preparation, tfds
 from crl_jax.errors import UserError
 
 MAX_REFUSED = 0.05  # share of the pictures
 
-_THREADS = os.cpu_count() or 1
-_WINDOW = 4 * _THREADS  # pictures in memory at a time
+SHARD_BYTES = 128 * 2**20
 
 
 @dataclasses.dataclass(eq=False, kw_only=True)
@@ -31,6 +29,7 @@ class ManifestConfig(tfds.core.BuilderConfig):
     """What makes one data set of `ManifestBuilder` differ from another."""
 
     manifest: Manifest = dataclasses.field(repr=False)
+    resize: int = 0
 
 
 class LocalBuilder(
@@ -76,7 +75,14 @@ class ManifestBuilder(LocalBuilder, skip_registration=True):  # type: ignore[cal
         return {split: self._generate_examples(split) for split in present}
 
     def _generate_examples(self, split: str) -> "_Examples":
-        return _Examples(self.builder_config.manifest, split, self.refused)
+        return _Examples(self.builder_config, split, self._parts, self.refused)
+
+    @property
+    def _parts(self) -> Path:
+        """Folder for what an interrupted preparation has done."""
+        return (
+            Path(self._data_dir_root) / self.name / "parts" / self.builder_config.name
+        )
 
     def _download_and_prepare(self, *args: Any, **kwargs: Any) -> None:
         self.refused: list[tuple[str, str]] = []
@@ -87,14 +93,26 @@ class ManifestBuilder(LocalBuilder, skip_registration=True):  # type: ignore[cal
             with path.open("w", encoding="utf-8", newline="") as file:
                 csv.writer(file).writerows([("file", "reason"), *self.refused])
 
+    def forget_parts(self) -> None:
+        """Deletes what only an interrupted preparation would need."""
+        shutil.rmtree(self._parts, ignore_errors=True)
+
 
 class _Examples:
     """The examples of a split; its length gives TFDS's progress bar an end."""
 
-    def __init__(self, manifest: Manifest, split: str, refused: list[tuple[str, str]]):
-        self._manifest = manifest
+    def __init__(
+        self,
+        config: ManifestConfig,
+        split: str,
+        folder: Path,
+        refused: list[tuple[str, str]],
+    ):
+        self._manifest = config.manifest
+        self._resize = config.resize
         self._split = split
-        self._rows = [i for i, name in enumerate(manifest.splits) if name == split]
+        self._folder = folder
+        self._rows = [i for i, s in enumerate(config.manifest.splits) if s == split]
         self._refused = refused
 
     def __len__(self) -> int:
@@ -107,12 +125,12 @@ class _Examples:
           UserError: too many pictures are refused, or all of the split.
         """
         manifest, accepted = self._manifest, 0
-        for row, future in self._futures():
+        paths = [manifest.root / manifest.files[row] for row in self._rows]
+        images = parts.encoded(paths, self._resize, self._folder, self._split)
+        for row, image in zip(self._rows, images, strict=True):
             file = manifest.files[row]
-            try:
-                image = future.result()
-            except pictures.BadPicture as error:
-                self._refused.append((file, str(error)))
+            if isinstance(image, pictures.BadPicture):
+                self._refused.append((file, str(image)))
                 if len(self._refused) > MAX_REFUSED * len(manifest.files):
                     self._fail(f"more than {MAX_REFUSED:.0%} of the pictures")
                 continue
@@ -122,18 +140,9 @@ class _Examples:
         if not accepted:
             self._fail(f"all pictures of {self._split}")
 
-    def _futures(self) -> Iterator[tuple[int, Future[bytes]]]:
-        """Yields each row and its encoded picture; works a few pictures ahead."""
-        ahead: collections.deque[tuple[int, Future[bytes]]] = collections.deque()
-        with ThreadPoolExecutor(_THREADS) as pool:
-            for row in self._rows:
-                path = self._manifest.root / self._manifest.files[row]
-                ahead.append((row, pool.submit(pictures.encode, path)))
-                if len(ahead) == _WINDOW:
-                    yield ahead.popleft()
-            yield from ahead
-
     def _fail(self, which: str) -> NoReturn:
+        # The user is going to mend these very files.
+        shutil.rmtree(self._folder, ignore_errors=True)
         found = first_few(self._refused, " ".join)
         raise UserError(
             f"{self._manifest.path}: {which} cannot be used: {found}. Mend these files "
@@ -142,7 +151,7 @@ class _Examples:
 
 
 def prepare_manifest(
-    path: str | os.PathLike[str], data_dir: str | None = None
+    path: str | os.PathLike[str], data_dir: str | None = None, resize: int = 0
 ) -> tfds.core.DatasetBuilder:
     """Returns the data set of a manifest; writes its shards if they are not there.
 
@@ -151,6 +160,7 @@ def prepare_manifest(
     Args:
       path: of the CSV.
       data_dir: where TFDS keeps data sets; None means its default folder.
+      resize: see `pictures.encode`.
 
     Raises:
       UserError: a mistake in the manifest, too many pictures that cannot be used, or
@@ -158,7 +168,8 @@ def prepare_manifest(
     """
     manifest = read_manifest(path)
     stem = re.sub(r"[^A-Za-z0-9]+", "_", manifest.path.stem)[:50]
-    config = ManifestConfig(name=f"{stem}-{manifest.fingerprint}", manifest=manifest)
+    name = f"{stem}-{manifest.fingerprint}" + (f"-{resize}px" if resize else "")
+    config = ManifestConfig(name=name, manifest=manifest, resize=resize)
     with quiet_preparation():
         builder = ManifestBuilder(config=config, data_dir=data_dir)
         if os.path.exists(builder.data_dir):
@@ -167,13 +178,16 @@ def prepare_manifest(
             return builder
         try:
             _write(builder)
-        except FileExistsError:  # another process was faster
-            return ManifestBuilder(config=config, data_dir=data_dir)
-        except OSError as error:
-            raise UserError(
-                f"The shards cannot be written to {builder.data_dir}: {error}. Choose "
-                "another folder with config.data.dir."
-            ) from error
+        except Exception as error:
+            finished = ManifestBuilder(config=config, data_dir=data_dir)
+            if finished.is_prepared():  # by another process, which was faster
+                return finished
+            if isinstance(error, OSError):
+                raise UserError(
+                    f"The shards cannot be written to {finished.data_dir}: {error}. "
+                    "Choose another folder with config.data.dir."
+                ) from error
+            raise
     return builder
 
 
@@ -185,8 +199,11 @@ def _write(builder: ManifestBuilder) -> None:
     )
     start = time.monotonic()
     builder.download_and_prepare(
-        download_config=tfds.download.DownloadConfig(try_download_gcs=False)
+        download_config=tfds.download.DownloadConfig(
+            try_download_gcs=False, max_shard_size=SHARD_BYTES
+        )
     )
+    builder.forget_parts()
     sizes = [f"{name} {s.num_examples:,}" for name, s in builder.info.splits.items()]
     print(
         f"Shards are in {builder.data_dir} after {time.monotonic() - start:.0f} s: "

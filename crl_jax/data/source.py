@@ -75,7 +75,9 @@ def open_source(config: ConfigDict) -> Source:
     """
     data = config.data
     if data.manifest:
-        builder = manifest_builder.prepare_manifest(data.manifest, data.dir or None)
+        builder = manifest_builder.prepare_manifest(
+            data.manifest, os.path.expanduser(data.dir) or None, data.resize
+        )
         tasks = builder.builder_config.manifest.tasks
         return Source(builder, tasks, "image", {task: task for task in tasks})
     builder = _tfds_builder(config)
