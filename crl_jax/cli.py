@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from absl import logging
 from ml_collections import ConfigDict
 
 from crl_jax import config as config_lib
@@ -136,6 +137,7 @@ def _set(config: ConfigDict, name: str, text: str) -> None:
 
 def run(main: Callable[[], None]) -> None:
     """Runs a verb; a `UserError` is printed as one message, with exit status 2."""
+    logging.set_verbosity(logging.ERROR)  # what libraries note is not for users
     try:
         main()
     except UserError as error:
