@@ -23,11 +23,11 @@ lint: $(VENV)/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-$(VENV)/installed: setup.cfg requirements.txt
+$(VENV)/installed: requirements.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --requirement requirements.txt --editable .
-	touch $@
+	$(BIN)/python -m pip install --quiet --requirement requirements.txt
+	@touch $@
 
 clean:
 	rm -rf $(VENV) runs

@@ -71,7 +71,7 @@ def default() -> ConfigDict:
     config.data = ConfigDict()
     config.data.manifest = ""  # a CSV: file,split,<task>,<task>,...
     config.data.tfds = ""  # or the name of a TFDS data set
-    config.data.tasks = ConfigDict()  # for TFDS: {task: name of its label feature}
+    config.data.tasks = _in_order()  # for TFDS: {task: name of its label feature}
     config.data.dir = ""  # where shards lie; empty: TFDS's default folder
     config.data.resize = 0  # largest shorter side of a picture in the shards; 0: any
     config.data.train_split = "train"  # TFDS split strings, such as train[:90%]
@@ -85,7 +85,7 @@ def default() -> ConfigDict:
     config.data.mean = (0.485, 0.456, 0.406)  # of the channels, on a 0-1 scale
     config.data.std = (0.229, 0.224, 0.225)
 
-    config.tasks = ConfigDict()  # {task: settings as in `default_task`}
+    config.tasks = _in_order()  # {task: settings as in `default_task`}
 
     config.train = ConfigDict()
     config.train.steps = 0  # length of the run; give steps or epochs
@@ -110,6 +110,19 @@ def default() -> ConfigDict:
     config.optim.clip_norm = 0.0  # largest global norm of the gradient; 0: none
     config.optim.label_smoothing = 0.0
     config.optim.ema = 0.0  # decay of the parameter average that is evaluated; 0: none
+    return config
+
+
+def _in_order() -> ConfigDict:
+    """Returns a group that keeps its fields in order: that of the task axis."""
+    return ConfigDict(sort_keys=False)
+
+
+def from_dict(content: Mapping[str, Any]) -> ConfigDict:
+    """Returns a config from nested dictionaries, such as JSON gives, in their order."""
+    config = _in_order()
+    for name, value in content.items():
+        config[name] = from_dict(value) if isinstance(value, dict) else value
     return config
 
 
@@ -360,5 +373,7 @@ def with_tasks(config: ConfigDict, classes: Mapping[str, int]) -> ConfigDict:
         )
     config = config.copy_and_resolve_references().unlock()
     settings = {task: config.tasks.get(task, default_task()) for task in classes}
-    config.tasks = ConfigDict(settings)
+    config.tasks = _in_order()
+    for task, values in settings.items():
+        config.tasks[task] = values
     return config.lock()

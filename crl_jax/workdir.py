@@ -56,9 +56,10 @@ def read(workdir: Path) -> tuple[ConfigDict, dict[str, tuple[str, ...]]]:
             f"--workdir={workdir} holds no run (no config.json): train one with "
             f"`python -m crl_jax.main --config=... --workdir={workdir}`."
         )
-    config = ConfigDict(json.loads((workdir / "config.json").read_text("utf-8")))
+    content = json.loads((workdir / "config.json").read_text("utf-8"))
     classes = json.loads((workdir / "classes.json").read_text("utf-8"))
-    return config_lib.check(config), {t: tuple(c) for t, c in classes.items()}
+    config = config_lib.check(config_lib.from_dict(content))
+    return config, {t: tuple(c) for t, c in classes.items()}
 
 
 def check_classes(workdir: Path, run: Classes, data: Classes) -> None:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from crl_jax import cli, models
+from crl_jax import cli, models, workdir
 from crl_jax import config as config_lib
 from crl_jax.data import source
 from crl_jax.errors import UserError
@@ -166,3 +166,15 @@ def test_differences_name_the_fields():
     b = b.copy_and_resolve_references().unlock()
     b.model.depth, b.data.mean = 18, (0, 0, 0)
     assert config_lib.differences(a, b) == ["data.mean", "model.depth"]
+
+
+def test_tasks_keep_their_order(tmp_path):
+    """It is the order of the task axis, in which a network's branches are stacked."""
+    config = cli.load_config(DIGITS)
+    assert list(config.data.tasks) == ["noun", "adjective", "anp"]
+    classes = {"noun": ["a", "b"], "adjective": ["c", "d"], "anp": ["e", "f"]}
+    config = config_lib.with_tasks(config, {task: 2 for task in classes})
+    workdir.describe(tmp_path, config, classes)
+    read, _ = workdir.read(tmp_path)
+    assert list(read.data.tasks) == list(read.tasks) == ["noun", "adjective", "anp"]
+    assert config_lib.differences(read, config) == []

@@ -36,7 +36,8 @@ def commands():
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory, solid_pictures):
     """A folder with the project's files and a user's `labels.csv`."""
-    folder = tmp_path_factory.mktemp("clone")
+    folder = tmp_path_factory.mktemp("readme") / "clone"
+    folder.mkdir()
     names = ("crl_jax", "configs", "Makefile", "setup.cfg", "requirements.txt")
     for name in names:
         source = PROJECT / name
@@ -44,6 +45,8 @@ def clone(tmp_path_factory, solid_pictures):
         copy(source, folder / name)
     for file in solid_pictures.parent.iterdir():
         shutil.copy(file, folder / file.name)
+    if (PROJECT.parent / "shared").exists():
+        (folder.parent / "shared").symlink_to(PROJECT.parent / "shared")
     return folder
 
 
@@ -62,9 +65,12 @@ def run(clone, arguments):
 
 
 def test_every_command_of_the_readme(clone):
-    seen = set()
+    seen, skipped = set(), set()
     for command in commands():
         words = shlex.split(command)
+        if "runs/grocery" in command and not (clone.parent / "shared").exists():
+            skipped.add("no real photographs: ../shared is not there")
+            continue
         if words[0] == "make":
             assert words[1] in ("demo", "test")
             seen.add(words[1])
@@ -80,6 +86,8 @@ def test_every_command_of_the_readme(clone):
             assert done.stderr == "", f"{command} wrote to the standard error"
             seen.add(words[2])
     assert {"demo", "test", "crl_jax.main", "crl_jax.evaluate"} <= seen
+    if skipped:
+        pytest.skip("; ".join(skipped))
 
 
 def test_make_demo_trains_what_is_tested_here():
