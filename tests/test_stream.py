@@ -110,35 +110,36 @@ def test_processes_share_a_batch(plain, monkeypatch):
     assert_same(whole, joined)
 
 
-def test_augmentations_differ_from_epoch_to_epoch(shared_data, tmp_path):
-    photo = sorted((shared_data / "grocery_store/images/train").iterdir())[0]
-    (tmp_path / "a.jpg").write_bytes(photo.read_bytes())
-    (tmp_path / "b.jpg").write_bytes(photo.read_bytes())
-    rows = ["file,split,kind", "a.jpg,train,x", "b.jpg,train,y"]
-    (tmp_path / "m.csv").write_text("\n".join(rows))
-    config = config_lib.default()
-    config.data.manifest = str(tmp_path / "m.csv")
-    config.data.dir = str(tmp_path / "shards")
-    config.data.image_size = 32
-    config.data.batch_size = 2
-    batches = take(config, 3)
-    pictures = [image.tobytes() for batch in batches for image in batch["image"]]
-    assert len(set(pictures)) == 6
+@pytest.fixture
+def photo(shared_data):
+    """A real photograph."""
+    return sorted((shared_data / "grocery_store/images/train").iterdir())[5]
 
 
-def test_evaluation_pictures_against_pillow(shared_data, tmp_path):
-    """The centre crop, resized, of a real photograph."""
-    photo = sorted((shared_data / "grocery_store/images/train").iterdir())[5]
-    (tmp_path / "a.jpg").write_bytes(photo.read_bytes())
-    (tmp_path / "b.jpg").write_bytes(photo.read_bytes())
+@pytest.fixture
+def photo_config(photo, tmp_path):
+    """Two copies of the photograph, for training."""
     rows = ["file,split,kind", "a.jpg,train,x", "b.jpg,train,y"]
     (tmp_path / "m.csv").write_text("\n".join(rows))
+    for name in ("a.jpg", "b.jpg"):
+        (tmp_path / name).write_bytes(photo.read_bytes())
     config = config_lib.default()
     config.data.manifest = str(tmp_path / "m.csv")
     config.data.dir = str(tmp_path / "shards")
     config.data.image_size = 48
-    config.data.batch_size = 8
-    data, config = open_data(config)
+    config.data.batch_size = 2
+    return config
+
+
+def test_augmentations_differ_from_epoch_to_epoch(photo_config):
+    batches = take(photo_config, 3)
+    pictures = [image.tobytes() for batch in batches for image in batch["image"]]
+    assert len(set(pictures)) == 6
+
+
+def test_evaluation_pictures_against_pillow(photo, photo_config):
+    """The centre crop, resized, of a real photograph."""
+    data, config = open_data(photo_config)
     (batch,) = stream.eval_batches(data, config, "train")
     with Image.open(photo) as image:
         side = round(0.875 * min(image.size))

@@ -68,19 +68,15 @@ def final_state(config, directory):
     return jax.device_get(state)
 
 
-def test_two_steps_on_a_tfds_data_set(tmp_path):
-    config = config_lib.default()
-    config.model.depth = 12
-    config.model.width = 0.125
-    config.model.stem = "small"
+def test_two_steps_on_a_tfds_data_set(new_config, tmp_path):
+    config = new_config()
+    config.data.manifest = ""
     config.data.tfds = "two_levels"
     config.data.tasks.fine = "label"
     config.data.tasks.coarse = "coarse_label"
     config.data.dir = str(tmp_path / "shards")
     config.data.train_split = "train[:90%]"
     config.data.val_split = "train[90%:]"
-    config.data.image_size = 16
-    config.data.batch_size = 8
     config.data.augment = "pad_and_crop"
     config.train.steps = 2
     result = train(config, tmp_path / "run")
@@ -117,17 +113,9 @@ def test_a_stopped_run_ends_as_an_undisturbed_one(small_config, tmp_path, monkey
 
 
 @pytest.fixture(scope="module")
-def trained(solid_pictures, shards, tmp_path_factory):
+def trained(new_config, tmp_path_factory):
     """A finished run of six steps, and what its training returned."""
-    config = config_lib.default()
-    config.model.depth = 12
-    config.model.width = 0.125
-    config.model.stem = "small"
-    config.data.manifest = str(solid_pictures)
-    config.data.dir = str(shards)
-    config.data.image_size = 16
-    config.data.batch_size = 8
-    config.train.steps = 6
+    config = new_config()
     config.train.eval_every = 3
     config.optim.learning_rate = 0.02
     directory = tmp_path_factory.mktemp("trained")
