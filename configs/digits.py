@@ -24,7 +24,7 @@ def get_config() -> ConfigDict:
     config.data.flip = False  # a mirrored digit is another one
     config.data.eval_crop = 1.0
 
-    config.train.log_every = 100
+    config.train.log_every = 1000
     config.train.epochs = 30.0
     config.optim.learning_rate = 0.1
     config.optim.weight_decay = 5e-4

@@ -16,7 +16,7 @@ def get_config() -> ConfigDict:
     config.data.image_size = 64
     config.data.batch_size = 64
     config.train.best_by = "fine"
-    config.train.log_every = 100
+    config.train.log_every = 1000
 
     config.train.epochs = 30.0
     config.optim.learning_rate = 0.05

@@ -21,7 +21,7 @@ def get_config() -> ConfigDict:
     config.data.batch_size = 64
 
     config.train.epochs = 30.0
-    config.train.log_every = 100
+    config.train.log_every = 1000
     config.optim.learning_rate = 0.05
     config.optim.weight_decay = 5e-4
     return config

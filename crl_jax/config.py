@@ -21,6 +21,7 @@ _CHOICES = {
     "model.dtype": ("float32", "bfloat16"),
     "model.cross.kind": ("scalar", "channel", "conv"),
     "data.augment": ("random_resized_crop", "pad_and_crop", "none"),
+    "data.sampling": ("uniform", "balanced", "square_root"),
     "optim.name": ("sgd", "adamw"),
     "optim.schedule": ("cosine", "step", "constant"),
 }
@@ -81,6 +82,10 @@ def default() -> ConfigDict:
     config.data.batch_size = 128  # over all devices
     config.data.augment = "random_resized_crop"  # or pad_and_crop, none
     config.data.flip = True  # mirror half of the training pictures
+    config.data.sampling = (
+        "uniform"  # or balanced, square_root, over the classes of ...
+    )
+    config.data.sampling_task = ""  # ... this task
     config.data.eval_crop = 0.875  # side of the centre crop, of the shorter side
     config.data.mean = (0.485, 0.456, 0.406)  # of the channels, on a 0-1 scale
     config.data.std = (0.229, 0.224, 0.225)
@@ -319,6 +324,12 @@ def _check_together(config: ConfigDict) -> None:
             f"config.model.cross.kind={cross.kind} without learning is the same as "
             "scalar: set config.model.cross.learned=True, or kind=scalar."
         )
+    if (config.data.sampling != "uniform") != bool(config.data.sampling_task):
+        raise UserError(
+            f"config.data.sampling={config.data.sampling}, config.data.sampling_task="
+            f"{config.data.sampling_task!r}: balanced and square_root need a task, "
+            "uniform none."
+        )
     if config.data.batch_size % config.train.accumulate:
         raise UserError(
             f"config.data.batch_size={config.data.batch_size} does not divide into "
@@ -366,11 +377,13 @@ def with_tasks(config: ConfigDict, classes: Mapping[str, int]) -> ConfigDict:
                 f"{classes[task]} classes of {task}: mend one of them, or set it to 0 "
                 "to take what the data has."
             )
-    if config.train.best_by not in ("mean", *classes):
-        raise UserError(
-            f"config.train.best_by is {config.train.best_by!r}; it can be: mean, "
-            f"{', '.join(classes)}."
-        )
+    for name, extra in (("train.best_by", "mean"), ("data.sampling_task", "")):
+        task = dict(fields(config))[name]
+        if task not in (extra, *classes):
+            raise UserError(
+                f"config.{name} is {task!r}; it can be: "
+                f"{', '.join(filter(None, (extra, *classes)))}."
+            )
     config = config.copy_and_resolve_references().unlock()
     settings = {task: config.tasks.get(task, default_task()) for task in classes}
     config.tasks = _in_order()

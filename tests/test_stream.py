@@ -73,6 +73,31 @@ def test_each_epoch_holds_each_example_once(plain):
     assert epochs[0] != sorted(epochs[0])
 
 
+@pytest.mark.parametrize("kind", ["balanced", "square_root"])
+def test_sampling_by_class_against_expected_frequencies(plain, kind):
+    """Numbers n0 to n6 have two training pictures each, but n1 has one."""
+    plain.data.sampling, plain.data.sampling_task = kind, "number"
+    plain.data.batch_size = 64
+    batches = take(plain, 60)
+    labels = np.concatenate([batch["labels"]["number"] for batch in batches])
+    sizes = np.array([2, 1, 2, 2, 2, 2, 2])
+    weights = sizes ** {"balanced": 0.0, "square_root": 0.5}[kind]
+    found = np.bincount(labels[labels >= 0], minlength=7) / (labels >= 0).sum()
+    # Four standard deviations of a share of 1/7 over 3,840 draws are 0.023.
+    np.testing.assert_allclose(found, weights / weights.sum(), atol=0.023)
+    np.testing.assert_allclose((labels < 0).mean(), 1 / 14, atol=0.018)
+    assert_same(batches[57:], take(plain, 3, first_step=57))
+
+
+def test_sampling_needs_a_task_of_the_data(plain):
+    plain.data.sampling = "balanced"
+    with pytest.raises(UserError, match=r"balanced and square_root need a task"):
+        config_lib.check(plain)
+    plain.data.sampling_task = "colour"
+    with pytest.raises(UserError, match=r"sampling_task is 'colour'; it can be: hue"):
+        config_lib.with_tasks(config_lib.check(plain), {"hue": 2, "number": 7})
+
+
 def test_labels_belong_to_their_pictures(plain):
     data, _ = open_data(plain)
     for batch in take(plain, 4):

@@ -12,7 +12,8 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from crl_jax.data import preprocess
+from crl_jax.data import preprocess, sampling
+from crl_jax.data.labels import read_labels
 from crl_jax.data.quiet import tf, tfds
 from crl_jax.data.records import Records
 from crl_jax.data.source import Source
@@ -26,8 +27,8 @@ def train_batches(
 ) -> Iterator[Batch]:
     """Yields this process's share of the training batches, without end.
 
-    Each epoch is a permutation of all examples of its own; a batch may end one epoch
-    and begin the next.
+    With uniform sampling, each epoch is a permutation of all examples of its own, and a
+    batch may end one epoch and begin the next. Otherwise each example is drawn anew.
 
     Args:
       source: the data.
@@ -41,10 +42,16 @@ def train_batches(
     records = Records(source.split(config.data.train_split))
     seed = config.train.seed
     share = _share_of_batch(config)
+    reach = _reach_of_draws(source, config)
 
     def numbers(step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         positions = step * config.data.batch_size + share
-        return shuffled(positions, len(records), seed), positions
+        if reach is None:
+            return shuffled(positions, len(records), seed), positions
+        draws = tf.random.stateless_uniform(
+            (config.data.batch_size,), (seed, step), dtype=tf.float64
+        )
+        return tf.searchsorted(reach, tf.gather(draws, share)), positions
 
     def example(record: tf.Tensor, position: tf.Tensor) -> Batch:
         features = _parse(source, record)
@@ -112,6 +119,17 @@ def shuffled(positions: tf.Tensor, size: int, seed: int) -> tf.Tensor:
         max_index=tf.cast(size - 1, tf.int64),
         rounds=4,
     )
+
+
+def _reach_of_draws(source: Source, config: ConfigDict) -> np.ndarray | None:
+    """Returns up to which number in 0-1 a draw means each example; None if uniform."""
+    if config.data.sampling == "uniform":
+        return None
+    labels = read_labels(source, config.data.train_split).labels
+    shares = sampling.shares(labels[config.data.sampling_task], config.data.sampling)
+    reach = np.cumsum(shares)
+    reach[-1] = 1.0  # rounding must leave no draw without an example
+    return reach
 
 
 def _share_of_batch(config: ConfigDict) -> np.ndarray:

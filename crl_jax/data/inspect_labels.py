@@ -1,0 +1,158 @@
+"""What is wrong with the labels of a data set, as far as counting them tells."""
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+
+from crl_jax.data.labels import SplitLabels
+from crl_jax.data.manifest import first_few
+
+
+def class_counts(labels: np.ndarray, num_classes: int) -> np.ndarray:
+    """Returns the number of examples of each class, `[K]`.
+
+    Args:
+      labels: `[N]`, -1 where the label is missing.
+      num_classes: K.
+    """
+    return np.bincount(labels[labels >= 0], minlength=num_classes)
+
+
+def pair_counts(
+    labels: Mapping[str, np.ndarray], classes: Mapping[str, Sequence[str]]
+) -> np.ndarray:
+    """Returns how many examples carry each pair of labels of two tasks, `[K, K]`.
+
+    Args:
+      labels: `{task: [N]}` of both, -1 where missing.
+      classes: `{task: class names}` of both.
+    """
+    a, b = (len(classes[task]) for task in labels)
+    pairs = _pairs(*labels.values(), b_classes=b)
+    return np.bincount(pairs, minlength=a * b).reshape(a, b)
+
+
+def _pairs(a: np.ndarray, b: np.ndarray, *, b_classes: int) -> np.ndarray:
+    """Returns a number for the pair of labels of each example that has both."""
+    both = (a >= 0) & (b >= 0)
+    return a[both] * b_classes + b[both]
+
+
+def find_problems(
+    splits: Mapping[str, SplitLabels],
+    classes: Mapping[str, Sequence[str]],
+    few: int,
+) -> list[str]:
+    """Returns what is wrong with the data: a line each, with what to do.
+
+    Args:
+      splits: `train` and which of `val` and `test` there are.
+      classes: `{task: class names}`.
+      few: a class with fewer training pictures than this is a problem.
+    """
+    problems: list[str] = []
+    for task, names in classes.items():
+        problems += _rare_classes(splits, task, names, few)
+    for a, b in itertools.combinations(splits, 2):
+        problems += _shared_pictures(splits, a, b)
+    for task, names in classes.items():
+        problems += _contradictions(splits["train"], task, names)
+    for a, b in itertools.combinations(classes, 2):
+        problems += _new_pairs(splits, classes, a, b)
+    return problems
+
+
+def _rare_classes(
+    splits: Mapping[str, SplitLabels], task: str, names: Sequence[str], few: int
+) -> Iterator[str]:
+    counts = {s: class_counts(of.labels[task], len(names)) for s, of in splits.items()}
+    train, total = counts["train"], np.sum(list(counts.values()), axis=0)
+    never = np.flatnonzero(total == 0).tolist()
+    if never:
+        yield (
+            f"{task}: classes that never occur: {len(never):,} of {len(names):,} "
+            f"({first_few(never, lambda k: names[k])}). Take them out of the data, or "
+            "name splits that hold them."
+        )
+    unseen = np.flatnonzero((train == 0) & (total > 0)).tolist()
+    if unseen:
+        yield (
+            f"{task}: classes without training pictures: {len(unseen):,} of "
+            f"{len(names):,} ({first_few(unseen, lambda k: names[k])}). They cannot be "
+            "learnt: move some of their pictures to train, or drop them."
+        )
+    rare = [k for k in np.argsort(train, kind="stable") if 0 < train[k] < few]
+    if rare:
+        described = first_few(rare, lambda k: f"{names[k]} {train[k]:,}")
+        yield (
+            f"{task}: classes with fewer than {few:,} training pictures: {len(rare):,} "
+            f"of {len(names):,} ({described}). Collect more of them, or join each with "
+            "a similar class."
+        )
+
+
+def _shared_pictures(
+    splits: Mapping[str, SplitLabels], a: str, b: str
+) -> Iterator[str]:
+    _, in_a, in_b = np.intersect1d(
+        splits[a].pictures, splits[b].pictures, return_indices=True
+    )
+    if len(in_a):
+        files_a = [splits[a].files[i] for i in in_a]
+        files_b = [splits[b].files[i] for i in in_b]
+        described = first_few(sorted(zip(files_a, files_b, strict=True)), " = ".join)
+        yield (
+            f"{a} and {b} share identical pictures: {len(in_a):,} ({described}). "
+            f"Accuracies on {b} are too good by this leak: keep each picture in one "
+            "split."
+        )
+
+
+def _contradictions(
+    train: SplitLabels, task: str, names: Sequence[str]
+) -> Iterator[str]:
+    labels, pictures = train.labels[task], train.pictures
+    known = np.flatnonzero(labels >= 0)
+    known = known[np.lexsort((labels[known], pictures[known]))]
+    # Identical pictures now follow each other, in the order of their labels.
+    a, b = known[:-1], known[1:]
+    differ = (pictures[a] == pictures[b]) & (labels[a] != labels[b])
+    pairs = sorted(zip(a[differ], b[differ], strict=True))
+    if pairs:
+        count = len({pictures[i] for i, _ in pairs})
+
+        def describe(pair: tuple[int, int]) -> str:
+            return " = ".join(f"{train.files[i]} {names[labels[i]]}" for i in pair)
+
+        yield (
+            f"{task}: identical training pictures with different labels: {count:,} "
+            f"({first_few(pairs, describe)}). Keep the right label of each."
+        )
+
+
+def _new_pairs(
+    splits: Mapping[str, SplitLabels],
+    classes: Mapping[str, Sequence[str]],
+    a: str,
+    b: str,
+) -> Iterator[str]:
+    pairs = {
+        split: _pairs(of.labels[a], of.labels[b], b_classes=len(classes[b]))
+        for split, of in splits.items()
+    }
+    train = pairs.pop("train")
+    held_out = np.concatenate([np.empty(0, np.int64), *pairs.values()])
+    new, counts = np.unique(held_out[~np.isin(held_out, train)], return_counts=True)
+    if len(new):
+
+        def describe(pair: int) -> str:
+            k, j = divmod(pair, len(classes[b]))
+            return f"{classes[a][k]} + {classes[b][j]}"
+
+        yield (
+            f"{a} and {b}: pairs of labels in {' or '.join(pairs)} that never meet in "
+            f"train: {len(new):,} ({first_few(new.tolist(), describe)}), pictures with "
+            f"them: {counts.sum():,}. Move some of each to train, "
+            "unless new pairs are what you want to test."
+        )
