@@ -5,7 +5,8 @@
 
 Nouns, adjectives and their pairs (ANPs) at 224 px. The recipe is Fernández et al. 2017
 ("More Cat than Cute?", same data, shared author); the paper's own is not published.
-307,185 training pictures, 10 epochs: 24,000 steps, meant for GPUs or TPUs.
+291,826 training pictures (of 307,185; the rest chooses the checkpoint), 10 epochs are
+22,799 steps; meant for GPUs or TPUs.
 To expect, single-task ResNet-50 from ImageNet weights, top-1 / top-5 in percent, as
 credited to the paper: noun 41.64 / 69.81, adjective 28.45 / 57.87, ANP 22.68 / 47.82.
 """
