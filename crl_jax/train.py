@@ -68,6 +68,11 @@ def train(config: ConfigDict, directory: str | os.PathLike[str]) -> metrics.Mean
 
     # The loop.
     batches = step.prefetch(stream.train_batches(data, config, first), mesh)
+    val_batches = (
+        stream.eval_batches(data, config, config.data.val_split)
+        if schedule.validates
+        else ()
+    )
     log = MetricsLog(folder, tasks, first)
     progress = TrainingProgress(first, schedule.steps, config.data.batch_size)
     window: list[metrics.Sums] = []  # of the steps since the last row of the log
@@ -90,8 +95,9 @@ def train(config: ConfigDict, directory: str | os.PathLike[str]) -> metrics.Mean
                 progress.line(number, epoch, "train", result)
             score = None
             if schedule.evaluates(number):
-                val = stream.eval_batches(data, config, config.data.val_split)
-                result = evaluation.run(eval_step, state.evaluated, val, mesh, tasks)
+                result = evaluation.run(
+                    eval_step, state.evaluated, val_batches, mesh, tasks
+                )
                 score = metrics.score(result, config.train.best_by)
                 log.write(number, epoch, "val", result, rate)
                 progress.line(number, epoch, "val", result)

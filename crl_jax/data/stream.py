@@ -5,7 +5,7 @@ so a run resumes at any step at once, and reads the same bits.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import jax
@@ -61,11 +61,11 @@ def train_batches(
 
     steps = tf.data.Dataset.range(first_step, np.iinfo(np.int64).max)
     dataset = steps.map(numbers)
-    return _batches(dataset, records, example, len(share))
+    return iter(_batches(dataset, records, example, len(share)))
 
 
-def eval_batches(source: Source, config: ConfigDict, split: str) -> Iterator[Batch]:
-    """Yields this process's share of a split, every example once, in order.
+def eval_batches(source: Source, config: ConfigDict, split: str) -> Iterable[Batch]:
+    """Returns this process's share of a split, every example once, in order.
 
     Args:
       source: the data.
@@ -73,9 +73,9 @@ def eval_batches(source: Source, config: ConfigDict, split: str) -> Iterator[Bat
       split: a TFDS split string.
 
     Returns:
-      An iterator over `{"image": [B, H, W, 3] uint8, "labels": {task: [B] int32},
-      "file": [B] bytes}`. The last batches are filled up with examples that have no
-      label and an empty file name.
+      Batches `{"image": [B, H, W, 3] uint8, "labels": {task: [B] int32}, "file": [B]
+      bytes}`, which can be iterated over again. The last ones are filled up with
+      examples that have no label and an empty file name.
     """
     records = Records(source.split(split))
     share = _share_of_batch(config)
@@ -140,7 +140,7 @@ def _share_of_batch(config: ConfigDict) -> np.ndarray:
 
 def _batches(
     numbers: tf.data.Dataset, records: Records, example: Any, batch_size: int
-) -> Iterator[Batch]:
+) -> "_Batches":
     """Reads, decodes and batches examples on all cores, in a fixed order.
 
     Args:
@@ -166,7 +166,17 @@ def _batches(
     )
     options = tf.data.Options()
     options.deterministic = True
-    return dataset.with_options(options).as_numpy_iterator()
+    return _Batches(dataset.with_options(options))
+
+
+class _Batches:
+    """Batches as NumPy arrays; each iteration begins anew."""
+
+    def __init__(self, dataset: tf.data.Dataset) -> None:
+        self._dataset = dataset
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self._dataset.as_numpy_iterator()
 
 
 def _parse(source: Source, record: tf.Tensor) -> dict[str, tf.Tensor]:
