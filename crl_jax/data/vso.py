@@ -1,10 +1,13 @@
-"""Write the manifest of the Visual Sentiment Ontology (VSO) from its folders.
+"""Write the manifest of the Visual Sentiment Ontology (VSO) from its pictures.
 
   python -m crl_jax.data.vso --images=Images_with_CC/bi_concepts1553 --out=vso.csv
 
 An adjective-noun pair (ANP) is a folder <adjective>_<noun>; a further _ belongs to the
 noun, unless --anps (written `ill-looking_man`) or --sentiment says where the adjective
 ends. Capitals make no difference to which ANP is meant, nor does _ or - or a blank.
+
+--images may also be what img2dataset left of a URL list (docs/vso.md): the caption is
+the ANP then, and dropped are the URLs that failed as well.
 
 The paper's rules choose the ANPs: enough images an ANP, then enough nouns an adjective,
 until nothing changes. --anps=FILE names the ANPs instead; then a rule holds only if its
@@ -17,8 +20,10 @@ Only headers are read: pictures that are broken further on are found, and left o
 when shards are written.
 
 A hash of <anp>/<file name> puts one picture in five into test and the others into
-train, on every machine and whatever other pictures there are. Only an ANP with none in
-train or none in test (a few pictures are all in one) has one of its pictures moved.
+train, on every machine and whatever other pictures there are. Of a downloaded picture
+it is a hash of <anp>/<url>, whatever number img2dataset gives it: a picture keeps its
+split when the list grows. Only an ANP with none in train or none in test (a few
+pictures are all in one) has one of its pictures moved.
 
 --sentiment=3244ANPs.txt also writes vso.sentiment.csv (anp,sentiment), a file of its
 own because every column of a manifest is a task of classes.
@@ -32,7 +37,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from crl_jax import cli
-from crl_jax.data import vso_names, vso_pictures, vso_rules
+from crl_jax.data import vso_names, vso_pictures, vso_rules, vso_urls
 from crl_jax.data.manifest import first_few
 from crl_jax.data.vso_names import Anp, fold
 from crl_jax.data.vso_pictures import Dropped
@@ -53,7 +58,7 @@ def make_manifest(
     """Writes the manifest and the files beside it, and prints what was kept.
 
     Args:
-      images: folder that holds a folder for each ANP.
+      images: folder that holds a folder for each ANP, or that img2dataset wrote.
       out: the manifest; None: beside `images`, with its name and `.csv`.
       anps: file that lists the ANPs to keep; None: the rules choose them.
       min_images: of an ANP; None: the paper's 500, or 1 with `anps`.
@@ -85,7 +90,7 @@ def make_manifest(
     aside = {kind: out.with_suffix(f".{kind}.csv") for kind in ("dropped", "sentiment")}
 
     try:
-        folders, left_out = vso_pictures.find_folders(images, prefix, known)
+        folders, listed_files, left_out = _find(images, prefix, known)
         # If it lies among the folders, an earlier run's output is one of the entries.
         own = {path.name for path in (out, *aside.values())}
         dropped = [each for each in left_out if each.path not in own]
@@ -94,7 +99,7 @@ def make_manifest(
             folders, listed.keys(), excluded.keys()
         )
         dropped += left_out
-        found, left_out = vso_pictures.read_folders(out.parent, chosen)
+        found, left_out = vso_pictures.read_folders(out.parent, chosen, listed_files)
         dropped += sorted(left_out, key=lambda file: file.reason)
         copies = vso_pictures.copies(out.parent, found)
         kept, left_out = vso_rules.choose_pictures(
@@ -120,6 +125,16 @@ def make_manifest(
             f"{error.filename or out}: {error.strerror}. Mend this, and run again."
         ) from error
     return out
+
+
+def _find(
+    images: Path, prefix: str, known: Mapping[str, Anp]
+) -> tuple[dict[str, Anp], dict[str, list[tuple[str, str]]], list[Dropped]]:
+    """Finds the ANPs' places, their files where a list has them, and other entries."""
+    if vso_urls.is_download(images):
+        return vso_urls.find_pictures(images, prefix, known)
+    folders, left_out = vso_pictures.find_folders(images, prefix, known)
+    return folders, {}, left_out
 
 
 def _beside(images: Path) -> Path:
@@ -247,7 +262,7 @@ def main() -> None:
         type=Path,
         metavar="DIR",
         required=True,
-        help="folder that holds a folder for each ANP",
+        help="folder that holds a folder for each ANP, or that img2dataset wrote",
     )
     add("--out", type=Path, metavar="FILE", help="the manifest; default: <images>.csv")
     add("--anps", type=Path, metavar="FILE", help="keep the ANPs of this list")

@@ -3,7 +3,7 @@
 import os
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -63,6 +63,15 @@ def parse_anp(text: str) -> Anp | None:
         adjective, _, noun = _small(text).partition("_")
     both = _WORD.fullmatch(adjective) and _WORD.fullmatch(noun)
     return Anp(adjective, noun) if both else None
+
+
+def spelled(names: Iterable[str], known: Mapping[str, Anp]) -> dict[str, Anp]:
+    """Returns `{folded name: ANP}` of the names that spell one, and of `known`.
+
+    Of several spellings of an ANP that of `known` counts, or else the first, sorted.
+    """
+    ordered = sorted(names, reverse=True)
+    return {fold(n): anp for n in ordered if (anp := parse_anp(n))} | dict(known)
 
 
 def read_anps(path: str | os.PathLike[str]) -> dict[str, Anp]:

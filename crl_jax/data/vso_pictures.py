@@ -6,23 +6,28 @@ import os
 import posixpath
 import unicodedata
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from PIL import Image
 from rich.progress import track
 
 from crl_jax.data import pictures
-from crl_jax.data.vso_names import PICTURE_SUFFIXES, Anp, fold, parse_anp
+from crl_jax.data.vso_names import PICTURE_SUFFIXES, Anp, fold, spelled
 from crl_jax.terminal import console
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 _TAIL_BYTES = 4096
 
 
 class Dropped(NamedTuple):
-    """A file or a folder (its path ends with `/`) that is left out.
+    """A file or a place that is left out.
+
+    A place is a folder (its path ends with `/`), or what `vso_urls` calls one.
 
     Attributes:
       path: relative to the manifest's folder.
@@ -46,19 +51,29 @@ class Picture(NamedTuple):
       anp: what it shows.
       file: its path, with `/`, relative to the manifest's folder.
       tail: a hash of its size and its last bytes.
+      folder: the place it was found in.
+      url: where it was downloaded from, or empty.
     """
 
     anp: Anp
     file: str
     tail: bytes
+    folder: str = ""
+    url: str = ""
 
     @property
     def lot(self) -> bytes:
-        """32 bytes drawn by its ANP and file name, wherever the folders lie."""
-        name = self.file.rpartition("/")[2]
+        """32 bytes drawn by its ANP and its URL, or else its file name.
+
+        A running number, such as img2dataset gives, is no name: it becomes another
+        picture's when the list changes.
+        """
+        if self.url:
+            text = f"{fold(self.anp.name)}/{self.url}"
+        else:
+            text = f"{self.anp.name}/{self.file.rpartition('/')[2]}"
         # macOS may store accents in another way.
-        text = unicodedata.normalize("NFC", f"{self.anp.name}/{name}")
-        return hashlib.sha256(text.encode()).digest()
+        return hashlib.sha256(unicodedata.normalize("NFC", text).encode()).digest()
 
 
 def find_folders(
@@ -72,15 +87,14 @@ def find_folders(
       known: `{folded name: ANP}` where the name alone may not tell.
 
     Returns:
-      `{path: ANP}` of the folders named after one, sorted; and all other entries.
+      `{path: ANP}` of the folders named after one, sorted, the paths with a `/` at
+      the end; and all other entries.
 
     Raises:
       OSError: the folder cannot be read.
     """
     names = sorted(os.listdir(images))
-    # The first of several spellings of an ANP counts.
-    anps = {fold(n): anp for n in reversed(names) if (anp := parse_anp(n))}
-    anps |= known
+    anps = spelled(names, known)
     folders, dropped = {}, []
     for name in names:
         path = posixpath.normpath(f"{prefix}/{name}")
@@ -88,20 +102,23 @@ def find_folders(
             reason = "dot-file" if name.startswith(".") else "not in a folder"
             dropped.append(Dropped(path, reason))
         elif anp := anps.get(fold(name)):
-            folders[path] = anp
+            folders[f"{path}/"] = anp
         else:
             dropped.append(Dropped(f"{path}/", "folder of no ANP"))
     return folders, dropped
 
 
 def read_folders(
-    root: Path, folders: Mapping[str, Anp]
+    root: Path,
+    folders: Mapping[str, Anp],
+    listed: Mapping[str, Sequence[tuple[str, str]]],
 ) -> tuple[list[Picture], list[Dropped]]:
-    """Looks at all files of some folders, and reads the header of each picture.
+    """Looks at all files of some places, and reads the header of each picture.
 
     Args:
       root: folder that paths are relative to.
-      folders: `{path: ANP}`.
+      folders: `{place: ANP}`.
+      listed: `{place: [(path, URL)]}` of those that are no folders.
 
     Raises:
       OSError: a folder cannot be read.
@@ -109,46 +126,63 @@ def read_folders(
     found: list[Picture] = []
     dropped: list[Dropped] = []
 
-    def read(folder: tuple[str, Anp]) -> list[Picture | Dropped]:
-        return list(_read_folder(root, *folder))
+    def read(folder: str) -> list[Picture | Dropped]:
+        return [
+            _read_file(root, file, folders[folder], folder, url)
+            for file, url in listed.get(folder) or _files(root, folder)
+        ]
 
     # Pillow warns of some headers. The filters are set once for all threads.
-    with warnings.catch_warnings(action="ignore"), ThreadPoolExecutor() as pool:
-        for files in track(
-            pool.map(read, folders.items()),
-            description="Reading folders",
-            total=len(folders),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        ):
+    with warnings.catch_warnings(action="ignore"):
+        for files in in_threads(read, folders, "Reading pictures"):
             found += (file for file in files if isinstance(file, Picture))
             dropped += (file for file in files if isinstance(file, Dropped))
     return found, dropped
 
 
-def _read_folder(root: Path, folder: str, anp: Anp) -> Iterator[Picture | Dropped]:
-    with os.scandir(root / folder) as entries:
-        for entry in sorted(entries, key=lambda entry: entry.name):
-            file = f"{folder}/{entry.name}"
-            if entry.name.startswith("."):
-                yield Dropped(file, "dot-file")
-            elif _suffix(entry.name) not in PICTURE_SUFFIXES or entry.is_dir():
-                yield Dropped(file, "not a picture")
-            elif problem := _problem_of_name(file):
-                yield Dropped(file, "name cannot be listed", problem)
-            elif not entry.is_file():
-                yield Dropped(file, "unreadable", "is not a regular file")
-            elif not (size := entry.stat().st_size):
-                yield Dropped(file, "empty")
-            else:
-                try:
-                    yield Picture(anp, file, _read_picture(entry.path, size))
-                except Exception as error:  # broken headers raise almost anything
-                    yield Dropped(file, "unreadable", _why(error))
+def in_threads(
+    function: Callable[[Item], Result], items: Iterable[Item], what: str
+) -> Iterator[Result]:
+    """Yields `function` of each item, in their order, and shows how far it is."""
+    items = list(items)
+    with ThreadPoolExecutor() as pool:
+        yield from track(
+            pool.map(function, items),
+            description=what,
+            total=len(items),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
 
 
-def _suffix(name: str) -> str:
+def _files(root: Path, folder: str) -> Iterator[tuple[str, str]]:
+    for name in sorted(os.listdir(root / folder)):
+        yield f"{folder}{name}", ""
+
+
+def _read_file(
+    root: Path, file: str, anp: Anp, folder: str, url: str
+) -> Picture | Dropped:
+    path = os.path.join(root, file)
+    if os.path.basename(file).startswith("."):
+        return Dropped(file, "dot-file")
+    if suffix(file) not in PICTURE_SUFFIXES or os.path.isdir(path):
+        return Dropped(file, "not a picture")
+    if problem := _problem_of_name(file):
+        return Dropped(file, "name cannot be listed", problem)
+    if not os.path.isfile(path):
+        return Dropped(file, "unreadable", "is not a regular file")
+    if not (size := os.path.getsize(path)):
+        return Dropped(file, "empty")
+    try:
+        return Picture(anp, file, _read_picture(path, size), folder, url)
+    except Exception as error:  # broken headers raise almost anything
+        return Dropped(file, "unreadable", _why(error))
+
+
+def suffix(name: str) -> str:
+    """Returns the end of a file name, in small letters: `.jpg`."""
     return os.path.splitext(name)[1].lower()
 
 

@@ -1,7 +1,6 @@
 """Which pictures and adjective-noun pairs (ANPs) stay, and in which split."""
 
 import collections
-import posixpath
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 from crl_jax.data.vso_names import Anp, fold
@@ -20,7 +19,7 @@ def choose_folders(
     """Drops folders for the names of their ANPs.
 
     Args:
-      folders: `{path: ANP}`.
+      folders: `{place: ANP}`, from `vso_pictures` or `vso_urls`.
       listed: folded names of the ANPs to keep; empty: all.
       excluded: folded nouns to drop.
 
@@ -36,7 +35,7 @@ def choose_folders(
         else:
             kept[folder] = anp
             continue
-        dropped.append(Dropped(f"{folder}/", reason, anp=anp, files=0))
+        dropped.append(Dropped(folder, reason, anp=anp, files=0))
     return kept, dropped
 
 
@@ -52,7 +51,7 @@ def choose_pictures(
     Args:
       found: pictures, sorted by path.
       groups: of copies among them, from `vso_pictures.copies`.
-      folders: `{path: ANP}` of all.
+      folders: `{place: ANP}` of all.
       min_images: see `apply_rules`.
       min_nouns: see `apply_rules`.
 
@@ -83,11 +82,11 @@ def choose_pictures(
     rest: collections.Counter[str] = collections.Counter()
     for picture in left.values():
         if picture.anp in failed:
-            rest[posixpath.dirname(picture.file)] += 1
+            rest[picture.folder] += 1
         else:
             kept[picture.anp].append(picture)
     dropped += (
-        Dropped(f"{folder}/", *failed[anp], anp=anp, files=rest[folder])
+        Dropped(folder, *failed[anp], anp=anp, files=rest[folder])
         for folder, anp in folders.items()
         if anp in failed
     )
@@ -154,7 +153,7 @@ def surplus(
 
 
 def split(picture: Picture) -> str:
-    """Returns train or test, which depends on the ANP and the file name alone."""
+    """Returns train or test, which depends on `picture.lot` alone."""
     lot = int.from_bytes(picture.lot[:8], "big")
     return "train" if lot % _TEST_ONE_IN else "test"
 
