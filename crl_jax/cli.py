@@ -12,7 +12,7 @@ from typing import Any
 from absl import logging
 from ml_collections import ConfigDict
 
-from crl_jax import config as config_lib
+from crl_jax import config_check
 from crl_jax.errors import UserError
 
 
@@ -93,10 +93,10 @@ def load_config(path: str, overrides: Sequence[tuple[str, str]] = ()) -> ConfigD
     Raises:
       UserError: the file cannot be read or run, or a field or value is wrong.
     """
-    config = config_lib.check(_run_config_file(path)).unlock()
+    config = config_check.check(_run_config_file(path)).unlock()
     for name, text in overrides:
         _set(config, name, text)
-    return config_lib.check(config)
+    return config_check.check(config)
 
 
 def _run_config_file(path: str) -> ConfigDict:
@@ -125,14 +125,14 @@ def _run_config_file(path: str) -> ConfigDict:
 
 def _set(config: ConfigDict, name: str, text: str) -> None:
     """Sets the field `name` to the value that `text` stands for."""
-    expected = config_lib.expected_value(name)
+    expected = config_check.expected_value(name)
     value: Any = text
     if not isinstance(expected, str):
         try:
             value = ast.literal_eval(text)
         except (SyntaxError, ValueError):
             value = {"true": True, "false": False}.get(text.lower(), text)
-    config_lib.set_field(config, name, value)
+    config_check.set_field(config, name, value)
 
 
 def run(main: Callable[[], None]) -> None:

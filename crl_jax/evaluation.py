@@ -10,8 +10,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from crl_jax import config as config_lib
-from crl_jax import metrics, models, optim, step, workdir
+from crl_jax import config_check, metrics, models, optim, step, workdir
 from crl_jax.checkpoints import Checkpoints
 from crl_jax.data import source, stream
 from crl_jax.errors import UserError
@@ -125,7 +124,7 @@ def evaluate(
     config, classes = workdir.read(directory)
     if batch_size:
         config.unlock().data.batch_size = batch_size
-        config = config_lib.check(config)
+        config = config_check.check(config)
     mesh = step.data_mesh()
     step.check_batch_size(config, mesh)
     data = source.open_source(config)

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from ml_collections import ConfigDict
 
-from crl_jax import cli
+from crl_jax import cli, config_check
 from crl_jax import config as config_lib
 
 
@@ -59,7 +59,7 @@ def main() -> None:
         from crl_jax.data import source
 
         classes = source.read_classes(config)
-    print_summary(config_lib.with_tasks(config, classes), classes)
+    print_summary(config_check.with_tasks(config, classes), classes)
 
 
 if __name__ == "__main__":

@@ -9,8 +9,7 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from crl_jax import config as config_lib
-from crl_jax import evaluation, metrics, models, optim, step, workdir
+from crl_jax import config_check, evaluation, metrics, models, optim, step, workdir
 from crl_jax.checkpoints import Checkpoints
 from crl_jax.data import source, stream
 from crl_jax.errors import UserError
@@ -34,12 +33,12 @@ def train(config: ConfigDict, directory: str | os.PathLike[str]) -> metrics.Mean
     folder = Path(directory)
 
     # Input: a stream of batches that is a function of (seed, step).
-    config = config_lib.check(config)
+    config = config_check.check(config)
     mesh = step.data_mesh()
     step.check_batch_size(config, mesh)
     data = source.open_source(config)
     data.check_splits(config)
-    config = config_lib.with_tasks(config, data.num_classes)
+    config = config_check.with_tasks(config, data.num_classes)
     tasks = list(data.classes)
     schedule = Schedule.of(config, data.size(config.data.train_split))
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from crl_jax import config as config_lib
+from crl_jax import config_check
 from crl_jax.errors import UserError
 
 Classes = Mapping[str, Sequence[str]]
@@ -58,7 +59,7 @@ def read(workdir: Path) -> tuple[ConfigDict, dict[str, tuple[str, ...]]]:
         )
     content = json.loads((workdir / "config.json").read_text("utf-8"))
     classes = json.loads((workdir / "classes.json").read_text("utf-8"))
-    config = config_lib.check(config_lib.from_dict(content))
+    config = config_check.check(config_lib.from_dict(content))
     return config, {t: tuple(c) for t, c in classes.items()}
 
 

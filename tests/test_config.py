@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from crl_jax import cli, models, workdir
+from crl_jax import cli, config_check, models, workdir
 from crl_jax import config as config_lib
 from crl_jax.data import source
 from crl_jax.errors import UserError
@@ -33,7 +33,7 @@ def test_every_config_loads_validates_and_builds_its_network(path, solid_picture
                     ],
                 )
         classes = source.read_classes(config)
-    config = config_lib.with_tasks(config, classes)
+    config = config_check.with_tasks(config, classes)
     network = models.build(config, classes)
     size = config.data.image_size
     shapes = jax.eval_shape(
@@ -161,7 +161,7 @@ def test_a_wrong_argument_is_answered(arguments, message):
 
 
 def test_differences_name_the_fields():
-    a, b = (config_lib.check(config_lib.default()) for _ in range(2))
+    a, b = (config_check.check(config_lib.default()) for _ in range(2))
     assert config_lib.differences(a, b) == []
     b = b.copy_and_resolve_references().unlock()
     b.model.depth, b.data.mean = 18, (0, 0, 0)
@@ -173,7 +173,7 @@ def test_tasks_keep_their_order(tmp_path):
     config = cli.load_config(DIGITS)
     assert list(config.data.tasks) == ["noun", "adjective", "anp"]
     classes = {"noun": ["a", "b"], "adjective": ["c", "d"], "anp": ["e", "f"]}
-    config = config_lib.with_tasks(config, {task: 2 for task in classes})
+    config = config_check.with_tasks(config, {task: 2 for task in classes})
     workdir.describe(tmp_path, config, classes)
     read, _ = workdir.read(tmp_path)
     assert list(read.data.tasks) == list(read.tasks) == ["noun", "adjective", "anp"]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from crl_jax import config as config_lib
+from crl_jax import config_check
 from crl_jax.data import inspect as verb
 from crl_jax.data import inspect_pictures, inspection, source, stream
 from crl_jax.data.inspect_labels import find_problems
@@ -21,7 +21,7 @@ KINDS = {"kind": ("cat", "dog", "owl"), "hue": ("red", "blue")}
 
 
 def inspect(config, out, few=1, seconds=0.01):
-    inspection.inspect(config_lib.check(config), out, few, seconds)
+    inspection.inspect(config_check.check(config), out, few, seconds)
 
 
 def read_rows(path):
@@ -30,7 +30,7 @@ def read_rows(path):
 
 
 def open_data(config):
-    return source.open_source(config_lib.check(config))
+    return source.open_source(config_check.check(config))
 
 
 # The whole verb.

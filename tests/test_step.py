@@ -10,8 +10,7 @@ import optax
 import pytest
 from jax.sharding import Mesh
 
-from crl_jax import config as config_lib
-from crl_jax import metrics, models, optim, step
+from crl_jax import config_check, metrics, models, optim, step
 from crl_jax.config import default
 from crl_jax.errors import UserError
 from crl_jax.models.network import DATA_AXIS
@@ -29,8 +28,8 @@ def make(**changes):
     config.data.batch_size = 16
     config.train.steps = 10
     for name, value in changes.items():
-        config_lib.set_field(config, name, value)
-    config = config_lib.with_tasks(config_lib.check(config), CLASSES)
+        config_check.set_field(config, name, value)
+    config = config_check.with_tasks(config_check.check(config), CLASSES)
     network = models.build(config, CLASSES)
     optimizer = optim.make(config.optim, optim.learning_rate(config.optim, 10))
     state = jax.jit(lambda: step.create_state(network, optimizer, config))()
@@ -186,7 +185,7 @@ def test_weight_decay_touches_kernels_only():
 
 def test_sgd_against_the_rule_in_numpy():
     """v = m v + (g + d w); w = w - r v, on a kernel; no decay on a bias."""
-    config = config_lib.check(default())
+    config = config_check.check(default())
     optimizer = optim.make(config.optim, lambda count: 0.1)
     params = {"kernel": jnp.array([1.0, -2.0]), "bias": jnp.array([3.0])}
     state = optimizer.init(params)
@@ -242,7 +241,7 @@ def test_learning_rate_schedules(schedule):
 
 
 def test_batch_that_does_not_divide_over_the_devices():
-    config = config_lib.check(default()).copy_and_resolve_references().unlock()
+    config = config_check.check(default()).copy_and_resolve_references().unlock()
     config.data.batch_size = 30
     with pytest.raises(UserError, match=r"batch_size=30.*8 devices.*multiple of 8"):
         step.check_batch_size(config, step.data_mesh())

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from crl_jax import config as config_lib
+from crl_jax import config_check
 from crl_jax.data import source, stream
 from crl_jax.data.records import Records
 from crl_jax.errors import UserError
@@ -23,7 +24,7 @@ def plain(small_config):
 
 
 def open_data(config):
-    config = config_lib.check(config)
+    config = config_check.check(config)
     return source.open_source(config), config
 
 
@@ -92,10 +93,10 @@ def test_sampling_by_class_against_expected_frequencies(plain, kind):
 def test_sampling_needs_a_task_of_the_data(plain):
     plain.data.sampling = "balanced"
     with pytest.raises(UserError, match=r"balanced and square_root need a task"):
-        config_lib.check(plain)
+        config_check.check(plain)
     plain.data.sampling_task = "colour"
     with pytest.raises(UserError, match=r"sampling_task is 'colour'; it can be: hue"):
-        config_lib.with_tasks(config_lib.check(plain), {"hue": 2, "number": 7})
+        config_check.with_tasks(config_check.check(plain), {"hue": 2, "number": 7})
 
 
 def test_labels_belong_to_their_pictures(plain):

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from crl_jax import config as config_lib
-from crl_jax import evaluation, models, optim, step, workdir
+from crl_jax import config_check, evaluation, models, optim, step, workdir
 from crl_jax.checkpoints import Checkpoints
 from crl_jax.data.quiet import tfds
 from crl_jax.errors import UserError
@@ -268,7 +268,7 @@ def test_mistakes_are_found_before_anything_is_written(
     small_config, tmp_path, changes, message
 ):
     for name, value in changes.items():
-        config_lib.set_field(small_config, name, value)
+        config_check.set_field(small_config, name, value)
     with pytest.raises(UserError, match=message):
         train(small_config, tmp_path / "run")
     assert not (tmp_path / "run").exists()

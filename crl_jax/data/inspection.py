@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
-from crl_jax import config as config_lib
+from crl_jax import config_check
 from crl_jax.data import inspect_pictures, stream
 from crl_jax.data.inspect_labels import (
     class_counts,
@@ -52,7 +52,7 @@ def inspect(config: ConfigDict, out: Path, few: int, seconds: float) -> None:
         )
     source = open_source(config)
     source.check_splits(config)
-    config = config_lib.with_tasks(config, source.num_classes)
+    config = config_check.with_tasks(config, source.num_classes)
     try:
         out.mkdir(parents=True, exist_ok=True)
         splits = _read_splits(source, config)
