@@ -99,10 +99,10 @@ def expected_value(name: str) -> Any:
 
 
 def _check_task_name(task: str) -> None:
-    if not task.isidentifier() or not task.isascii():
+    if not (task.isidentifier() and task.isascii()) or task == "joint":
         raise UserError(
             f"Task name {task!r}: use letters, digits and underscores, and begin with "
-            "a letter."
+            "a letter; 'joint' means all tasks at once."
         )
 
 
@@ -244,6 +244,8 @@ def with_tasks(config: ConfigDict, classes: Mapping[str, int]) -> ConfigDict:
       UserError: the config speaks of a task that the data lacks, or of another number
         of classes than the data has.
     """
+    for task in classes:
+        _check_task_name(task)
     for task, settings in config.tasks.items():
         if task not in classes:
             raise UserError(

@@ -89,6 +89,7 @@ def test_fields_are_set_from_text(name, text, value):
         ("tasks.noun", "3", r"config.tasks.noun is a group of fields"),
         ("tasks.noun.wieght", "3", r"Did you mean config.tasks.noun.weight\?"),
         ("tasks.a-b.weight", "3", r"Task name 'a-b': use letters, digits"),
+        ("data.tasks.joint", "noun", r"'joint' means all tasks at once"),
         ("model.depth", "many", r"depth is 'many'; it must be a whole number"),
         ("model.depth", "18.5", r"depth is 18.5; it must be a whole number"),
         ("model.depth", "19", r"depth is 19; it can be: 12, 18, 34, 50, 101, 152"),

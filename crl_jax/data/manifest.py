@@ -24,6 +24,7 @@ from crl_jax.errors import UserError
 Item = TypeVar("Item")
 
 SPLITS = ("train", "val", "test")
+_RESERVED = ("image", "joint")  # a feature of the shards; all tasks right at once
 
 _FIRST_ROW = "The first row must be file,split,<task>,<task>,... with commas between."
 
@@ -145,10 +146,11 @@ def _check_header(where: str, header: list[str]) -> None:
         if name in header[:i]:
             raise UserError(f"{where}: two columns are named {name!r}. Rename one.")
         # An example calls the picture itself `image`.
-        if name == "image" or not (name.isidentifier() and name.isascii()):
+        if name in _RESERVED or not (name.isidentifier() and name.isascii()):
             raise UserError(
                 f"{where}: column {i + 1} is named {name!r}. Name tasks with letters, "
-                "digits and underscores, a letter first, and none of them 'image'."
+                "digits and underscores, a letter first, and none of them 'image' or "
+                "'joint'."
             )
     if len(header) == 2:
         raise UserError(f"{where}: there is no task. Add a column of class names.")
