@@ -1,6 +1,7 @@
 """Checks of a config, whose messages name the field and say the mend."""
 
 import difflib
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -39,6 +40,7 @@ _NOT_NEGATIVE = (
     "data.resize",
     "optim.weight_decay",
     "optim.clip_norm",
+    "optim.decay_by",
 )
 _SHARES = (
     "data.eval_crop",
@@ -129,7 +131,7 @@ def _same_type(value: Any, expected: Any) -> bool:
     if isinstance(expected, bool) or isinstance(value, bool):
         return isinstance(value, bool) and isinstance(expected, bool)
     if isinstance(expected, float):
-        return isinstance(value, (int, float))
+        return isinstance(value, (int, float)) and math.isfinite(value)
     if isinstance(expected, tuple):
         return isinstance(value, (tuple, list)) and all(
             isinstance(v, (int, float)) and not isinstance(v, bool) for v in value
@@ -162,6 +164,11 @@ def _check_values(config: ConfigDict) -> None:
     for name in ("data.mean", "data.std"):
         if len(values[name]) != 3:
             raise UserError(f"config.{name} needs three numbers, one a colour channel.")
+    if round(64 * config.model.width) < 1:
+        raise UserError(
+            f"config.model.width is {config.model.width}, which leaves no channel of "
+            "64; it must be at least 0.01."
+        )
     if not min(config.data.std) > 0:
         raise UserError(f"config.data.std is {config.data.std}; all must be above 0.")
     if not all(0 < share < 1 for share in config.optim.decay_at):

@@ -14,7 +14,8 @@ from rich.progress import (
 )
 from rich.table import Table
 
-console = Console(highlight=False)
+# Names of files and classes are printed as they are, brackets and colons too.
+console = Console(highlight=False, markup=False, emoji=False)
 
 
 def print_table(

@@ -38,7 +38,17 @@ def describe(workdir: Path, config: ConfigDict, classes: Classes) -> None:
         raise UserError(f"--workdir={workdir} is a file; give a folder.")
     if (workdir / "config.json").exists():
         _check_same(workdir, config, classes)
-    workdir.mkdir(parents=True, exist_ok=True)
+    elif (workdir / "checkpoints").exists():
+        raise UserError(
+            f"--workdir={workdir} holds checkpoints of an unknown run (there is no "
+            "config.json): give another one."
+        )
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"--workdir={workdir} cannot be made: {error.strerror}. Give another one."
+        ) from error
     content = json.loads(config.to_json())
     if config.data.manifest:  # the run can then be evaluated from any folder
         content["data"]["manifest"] = str(Path(config.data.manifest).resolve())

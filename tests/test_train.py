@@ -246,6 +246,11 @@ def test_workdir_that_is_a_file_or_empty(small_config, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="is a file; give a folder"):
         train(small_config, tmp_path / "file")
+    with pytest.raises(UserError, match="cannot be made: Not a directory"):
+        train(small_config, tmp_path / "file" / "run")
+    (tmp_path / "odd" / "checkpoints").mkdir(parents=True)
+    with pytest.raises(UserError, match="checkpoints of an unknown run"):
+        train(small_config, tmp_path / "odd")
     with pytest.raises(UserError, match=r"holds no run.*train one with"):
         evaluation.evaluate(tmp_path, "test")
 
