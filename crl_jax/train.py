@@ -55,7 +55,7 @@ def train(config: ConfigDict, directory: str | os.PathLike[str]) -> metrics.Mean
         return step.create_state(network, optimizer, config)
 
     # Where to begin: the newest checkpoint of this run if it has one, else the seed.
-    workdir.describe(folder, config, data.classes)
+    workdir.describe(folder, config, data.classes, data.builder.info.full_name)
     checkpoints = Checkpoints(folder)
     first = checkpoints.latest or 0
     if first:

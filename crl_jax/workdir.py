@@ -1,4 +1,4 @@
-"""A run's folder: `config.json`, `classes.json` and, at the end, `result.json`."""
+"""A run's folder: `config.json`, `classes.json`, `data.json`, `result.json`."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -23,21 +23,22 @@ FREE = {
 }
 
 
-def describe(workdir: Path, config: ConfigDict, classes: Classes) -> None:
+def describe(workdir: Path, config: ConfigDict, classes: Classes, data: str) -> None:
     """Writes what the run in `workdir` is, or checks that it still is the same.
 
     Args:
       workdir: made if it does not exist.
       config: a checked config.
       classes: `{task: class names}` in the order of the labels.
+      data: name of the prepared data, which another manifest or version changes.
 
     Raises:
-      UserError: `workdir` is a file, or holds a run with another config or classes.
+      UserError: `workdir` is a file, or holds a run with another config or other data.
     """
     if workdir.exists() and not workdir.is_dir():
         raise UserError(f"--workdir={workdir} is a file; give a folder.")
     if (workdir / "config.json").exists():
-        _check_same(workdir, config, classes)
+        _check_same(workdir, config, classes, data)
     elif (workdir / "checkpoints").exists():
         raise UserError(
             f"--workdir={workdir} holds checkpoints of an unknown run (there is no "
@@ -53,6 +54,7 @@ def describe(workdir: Path, config: ConfigDict, classes: Classes) -> None:
     if config.data.manifest:  # the run can then be evaluated from any folder
         content["data"]["manifest"] = str(Path(config.data.manifest).resolve())
     _write_json(workdir / "classes.json", {t: list(c) for t, c in classes.items()})
+    _write_json(workdir / "data.json", {"name": data})
     _write_json(workdir / "config.json", content)
 
 
@@ -110,7 +112,7 @@ def write_result(
     _write_json(workdir / "result.json", content)
 
 
-def _check_same(workdir: Path, config: ConfigDict, classes: Classes) -> None:
+def _check_same(workdir: Path, config: ConfigDict, classes: Classes, data: str) -> None:
     old_config, old_classes = read(workdir)
     changed = [n for n in config_lib.differences(old_config, config) if n not in FREE]
     if changed:
@@ -124,6 +126,12 @@ def _check_same(workdir: Path, config: ConfigDict, classes: Classes) -> None:
             "Give another --workdir, or the same values to go on with that run."
         )
     check_classes(workdir, old_classes, classes)
+    old_data = json.loads((workdir / "data.json").read_text("utf-8"))["name"]
+    if data != old_data:
+        raise UserError(
+            f"--workdir={workdir} holds a run on other data ({old_data} there, {data} "
+            "now): the pictures or the manifest changed. Give another --workdir."
+        )
 
 
 def _write_json(path: Path, content: object) -> None:

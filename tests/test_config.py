@@ -178,7 +178,7 @@ def test_tasks_keep_their_order(tmp_path):
     assert list(config.data.tasks) == ["noun", "adjective", "anp"]
     classes = {"noun": ["a", "b"], "adjective": ["c", "d"], "anp": ["e", "f"]}
     config = config_check.with_tasks(config, {task: 2 for task in classes})
-    workdir.describe(tmp_path, config, classes)
+    workdir.describe(tmp_path, config, classes, "digits/1.0.0")
     read, _ = workdir.read(tmp_path)
     assert list(read.data.tasks) == list(read.tasks) == ["noun", "adjective", "anp"]
     assert config_lib.differences(read, config) == []

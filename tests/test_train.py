@@ -223,6 +223,20 @@ def test_workdir_of_another_config_is_refused_and_left_alone(trained):
     assert (directory / "config.json").read_text() == before
 
 
+def test_a_run_does_not_go_on_with_an_edited_manifest(trained, tmp_path):
+    directory, _ = trained
+    config, _ = workdir.read(directory)
+    manifest = Path(config.data.manifest)
+    rows = manifest.read_text().splitlines()
+    for picture in manifest.parent.glob("*.png"):
+        (tmp_path / picture.name).write_bytes(picture.read_bytes())
+    (tmp_path / "labels.csv").write_text("\n".join(rows[:3] + rows[4:]))
+    edited = config.copy_and_resolve_references().unlock()
+    edited.data.manifest = str(tmp_path / "labels.csv")
+    with pytest.raises(UserError, match="holds a run on other data"):
+        train(edited, directory)
+
+
 def test_evaluating_other_data_than_was_trained_on_is_refused(trained, monkeypatch):
     directory, _ = trained
     config, classes = workdir.read(directory)
