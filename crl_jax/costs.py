@@ -58,7 +58,8 @@ def cost(config: ConfigDict, classes: Mapping[str, int]) -> Cost:
       config: a checked config.
       classes: `{task: K}`.
     """
-    network = models.build(config, classes)
+    # Averaging batch statistics costs nothing here, and there is no axis to do it over.
+    network = models.build(config, classes).clone(batch_norm_axis=None)
     size = config.data.image_size
 
     def images(count: int) -> jax.ShapeDtypeStruct:

@@ -61,3 +61,12 @@ def test_variants_differ_only_in_what_they_are_named_for():
     variants = costs.variants(config)
     assert config_lib.differences(config, variants["M"]) == ["model.cross.init"]
     assert config_lib.differences(variants["M"], variants["S"]) == ["model.branch_from"]
+
+
+def test_synchronised_batch_norm_costs_the_same():
+    overrides = [("model.depth", "12"), ("data.image_size", "32")]
+    config = cli.load_config("configs/vso.py", overrides)
+    synced = cli.load_config(
+        "configs/vso.py", [*overrides, ("model.sync_batch_norm", "True")]
+    )
+    assert costs.cost(synced, PAPER) == costs.cost(config, PAPER)
