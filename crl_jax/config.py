@@ -57,7 +57,7 @@ def default() -> ConfigDict:
     config.train.accumulate = 1  # parts that a batch is computed in, to save memory
     config.train.log_every = 50  # steps
     config.train.eval_every = 0  # steps; 0: once an epoch
-    config.train.checkpoint_every = 0  # steps; 0: with each evaluation
+    config.train.checkpoint_every = 0  # steps; an evaluation saves too; 0: only that
     config.train.best_by = "mean"  # best checkpoint: mean top-1, or a task's name
 
     config.optim = ConfigDict()

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from crl_jax.errors import UserError
+
 Array = jax.Array
 Sums = dict[str, dict[str, Array]]
 Means = dict[str, dict[str, float]]
@@ -113,12 +115,36 @@ def means(batches: Sequence[Sums], tasks: Sequence[str]) -> Means:
     return result
 
 
-def score(result: Means, best_by: str) -> float:
+def score(result: Means, best_by: str) -> float | None:
     """Returns the number by which checkpoints are chosen, higher is better.
 
     Args:
       result: from `means`.
       best_by: a task, for its top-1, or "mean", for the mean of the tasks' top-1.
+
+    Returns:
+      None if there is no label to choose by.
     """
-    top1 = {task: values["top1"] for task, values in result.items() if task != JOINT}
-    return top1[best_by] if best_by != "mean" else float(np.mean(list(top1.values())))
+    top1 = {
+        task: values["top1"]
+        for task, values in result.items()
+        if task != JOINT and values["count"] and best_by in (task, "mean")
+    }
+    return float(np.mean(list(top1.values()))) if top1 else None
+
+
+def check_finite(result: Means, step: int) -> None:
+    """Raises UserError if a task's loss is infinite or no number any more.
+
+    Args:
+      result: from `means`, of the steps up to `step`.
+      step: updates done.
+    """
+    for task, values in result.items():
+        if values["count"] and not np.isfinite(values.get("loss", 0.0)):
+            raise UserError(
+                f"The loss of task {task} is {values['loss']} at step {step:,}: the "
+                "training diverged. What usually helps: a lower "
+                "config.optim.learning_rate, a longer config.optim.warmup, "
+                "config.optim.clip_norm=1."
+            )

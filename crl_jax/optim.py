@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
-Schedule = Callable[[Any], Any]
+LearningRate = Callable[[Any], Any]
 
 
-def learning_rate(config: ConfigDict, steps: int) -> Schedule:
+def learning_rate(config: ConfigDict, steps: int) -> LearningRate:
     """Returns the learning rate as a function of the step.
 
     It rises linearly over `optim.warmup` of the run, then falls as `optim.schedule`
@@ -40,7 +40,7 @@ def learning_rate(config: ConfigDict, steps: int) -> Schedule:
     return optax.join_schedules([warmup, after], [warmup_steps])
 
 
-def make(config: ConfigDict, schedule: Schedule) -> optax.GradientTransformation:
+def make(config: ConfigDict, rate: LearningRate) -> optax.GradientTransformation:
     """Returns the optimiser that `config.optim` describes.
 
     SGD adds the weight decay to the gradient (as PyTorch does), AdamW to the step
@@ -54,7 +54,7 @@ def make(config: ConfigDict, schedule: Schedule) -> optax.GradientTransformation
     else:
         adam = optax.scale_by_adam(b1=config.momentum, nesterov=config.nesterov)
         parts = [*clip, adam, decay]
-    return optax.chain(*parts, optax.scale_by_learning_rate(schedule))
+    return optax.chain(*parts, optax.scale_by_learning_rate(rate))
 
 
 def is_kernel(params: Any) -> Any:

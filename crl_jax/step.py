@@ -13,11 +13,11 @@ from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
 from crl_jax import losses, metrics, optim
+from crl_jax.data import Batch
 from crl_jax.errors import UserError
 from crl_jax.models.network import DATA_AXIS, MultitaskResNet
 
 Array = jax.Array
-Batch = dict[str, Any]  # {"image": [B, H, W, 3] uint8, "labels": {task: [B] int32}}
 
 
 @struct.dataclass

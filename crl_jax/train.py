@@ -32,18 +32,23 @@ def train(config: ConfigDict, directory: str | os.PathLike[str]) -> metrics.Mean
     """
     folder = Path(directory)
 
-    # Input: a stream of batches that is a function of (seed, step).
+    # Every mistake that can be seen beforehand is answered before anything is written.
     config = config_check.check(config)
     mesh = step.data_mesh()
     step.check_batch_size(config, mesh)
-    data = source.open_source(config)
-    data.check_splits(config)
+    data = source.find_source(config)
+    data.check(config)
     config = config_check.with_tasks(config, data.num_classes)
+    network = models.build(config, data.num_classes)
+    workdir.claim(folder, workdir.Run(config, data.classes, data.identity))
+
+    # Input: shards, from which batches come as a function of (seed, step).
+    data = data.prepared()
+    data.check(config)
     tasks = list(data.classes)
     schedule = Schedule.of(config, data.size(config.data.train_split))
 
-    # Network and optimiser.
-    network = models.build(config, data.num_classes)
+    # Optimiser, and the steps of all devices.
     learning_rate = optim.learning_rate(config.optim, schedule.steps)
     optimizer = optim.make(config.optim, learning_rate)
     train_step = step.map_train_step(
@@ -55,7 +60,6 @@ def train(config: ConfigDict, directory: str | os.PathLike[str]) -> metrics.Mean
         return step.create_state(network, optimizer, config)
 
     # Where to begin: the newest checkpoint of this run if it has one, else the seed.
-    workdir.describe(folder, config, data.classes, data.builder.info.full_name)
     checkpoints = Checkpoints(folder)
     first = checkpoints.latest or 0
     if first:
@@ -89,12 +93,13 @@ def train(config: ConfigDict, directory: str | os.PathLike[str]) -> metrics.Mean
                 rate = float(learning_rate(number - 1))
                 epoch = schedule.epoch(number)
                 result = metrics.means(window, tasks)
+                metrics.check_finite(result, number)
                 window = []
                 log.write(number, epoch, "train", result, rate)
                 progress.line(number, epoch, "train", result)
             score = None
             if schedule.evaluates(number):
-                result = evaluation.run(
+                result = evaluation.evaluate_batches(
                     eval_step, state.evaluated, val_batches, mesh, tasks
                 )
                 score = metrics.score(result, config.train.best_by)
@@ -110,7 +115,9 @@ def train(config: ConfigDict, directory: str | os.PathLike[str]) -> metrics.Mean
         state = checkpoints.restore(best, jax.eval_shape(create), mesh)
         split = config.data.test_split or config.data.val_split
         test = stream.eval_batches(data, config, split)
-        result = evaluation.run(eval_step, state.evaluated, test, mesh, tasks)
+        result = evaluation.evaluate_batches(
+            eval_step, state.evaluated, test, mesh, tasks
+        )
         workdir.write_result(folder, split, best, result)
     evaluation.print_result(result, split, best)
     return result
@@ -160,6 +167,12 @@ class Schedule:
         steps = config.train.steps
         if not steps:
             steps = round(config.train.epochs * examples / config.data.batch_size)
+        if steps < 1 and config.train.epochs:
+            raise UserError(
+                f"config.train.epochs={config.train.epochs} of {examples:,} examples "
+                f"are less than half a batch of {config.data.batch_size}: take more "
+                "epochs, or a smaller config.data.batch_size."
+            )
         if steps < 1:
             raise UserError(
                 "The run has no step: set config.train.steps or config.train.epochs."
@@ -183,15 +196,15 @@ class Schedule:
         return self.validates and self._due(step, self.eval_every)
 
     def saves(self, step: int) -> bool:
-        """Whether to save after `step`."""
-        return self._due(step, self.checkpoint_every)
+        """Whether to save after `step`: what was evaluated may be the best."""
+        return self.evaluates(step) or self._due(step, self.checkpoint_every)
 
     def logs(self, step: int) -> bool:
         """Whether to log after `step`.
 
         No row of the log reaches over a checkpoint: a resumed run writes the same rows.
         """
-        return step % self.log_every == 0 or self.evaluates(step) or self.saves(step)
+        return step % self.log_every == 0 or self.saves(step)
 
     def _due(self, step: int, every: int) -> bool:
         if step == self.steps:

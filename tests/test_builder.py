@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from crl_jax.data import parts, pictures
-from crl_jax.data.builder import prepare_manifest
+from crl_jax.data.builder import find_shards, write_shards
 from crl_jax.data.quiet import tf, tfds
 from crl_jax.errors import UserError
 
@@ -23,6 +23,10 @@ ROWS = [
     ("turned.jpg", "train", "", "sad"),
     ("one, two.gif", "val", 'a "quoted", cat', "happy"),
 ]
+
+
+def prepare_manifest(path: Path, data_dir: str, resize: int = 0):
+    return write_shards(find_shards(path, data_dir, resize))
 
 
 def write_manifest(folder: Path, rows: list[tuple[str, ...]]) -> Path:

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from crl_jax import losses, metrics
+from crl_jax.errors import UserError
 
 CLASSES = {"noun": 9, "adjective": 3}
 
@@ -81,10 +82,26 @@ def test_a_task_without_labels_has_no_accuracy():
     assert result["adjective"]["count"] > 0
 
 
-def test_score_is_a_task_or_the_mean():
-    result = {"a": {"top1": 0.2}, "b": {"top1": 0.4}, "joint": {"top1": 0.1}}
+def test_score_is_a_task_or_the_mean_of_those_with_labels():
+    def values(top1, count=10):
+        return {"top1": top1, "count": count}
+
+    nan = float("nan")
+    result = {"a": values(0.2), "b": values(0.4), "joint": values(0.1)}
     assert metrics.score(result, "b") == 0.4
     assert metrics.score(result, "mean") == pytest.approx(0.3)
+    unlabelled = result | {"a": values(nan, 0), "joint": values(nan, 0)}
+    assert metrics.score(unlabelled, "mean") == 0.4
+    assert metrics.score(unlabelled, "a") is None
+
+
+@pytest.mark.parametrize("loss", [float("nan"), float("inf")])
+def test_a_loss_that_is_no_number_is_named_with_its_task(loss):
+    good, bad = {"count": 3, "loss": 1.0}, {"count": 3, "loss": loss}
+    none = {"count": 0, "loss": float("nan")}  # no label, no loss
+    metrics.check_finite({"a": good, "b": none, "joint": {"count": 0}}, 7)
+    with pytest.raises(UserError, match=rf"loss of task b is {loss} at step 7"):
+        metrics.check_finite({"a": good, "b": bad}, 7)
 
 
 def test_label_smoothing_against_numpy():

@@ -202,6 +202,25 @@ def test_a_shard_that_was_cut_is_named(plain, tmp_path):
         Records(data.split("train"))
 
 
+def test_a_shard_that_was_deleted_is_named(plain, tmp_path):
+    plain.data.dir = str(tmp_path)
+    data, _ = open_data(plain)
+    (shard,) = Path(data.builder.data_dir).glob("*train*")
+    shard.unlink()
+    with pytest.raises(UserError, match=rf"{shard.name} cannot be read: No such file"):
+        Records(data.split("train"))
+
+
+@pytest.mark.parametrize("name", ["mnist/nope", "mnist:9.9.9", "a b/c", "nope"])
+def test_a_tfds_name_that_means_nothing_has_one_line(plain, tmp_path, name):
+    plain.data.manifest, plain.data.tfds = "", name
+    plain.data.tasks.digit = "label"
+    plain.data.dir = str(tmp_path)
+    with pytest.raises(UserError, match=rf"config.data.tfds='{name}'") as error:
+        open_data(plain)
+    assert "\n" not in str(error.value)
+
+
 @pytest.mark.parametrize("name", ["dev", "train[:900%]", "train[oops]"])
 def test_unknown_split_is_answered_with_the_known_ones(plain, name):
     data, _ = open_data(plain)

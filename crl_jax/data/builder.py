@@ -78,11 +78,14 @@ class ManifestBuilder(LocalBuilder, skip_registration=True):  # type: ignore[cal
         return _Examples(self.builder_config, split, self._parts, self.refused)
 
     @property
+    def root(self) -> str:
+        """Folder of all data sets."""
+        return str(self._data_dir_root)
+
+    @property
     def _parts(self) -> Path:
         """Folder for what an interrupted preparation has done."""
-        return (
-            Path(self._data_dir_root) / self.name / "parts" / self.builder_config.name
-        )
+        return Path(self.root) / self.name / "parts" / self.builder_config.name
 
     def _download_and_prepare(self, *args: Any, **kwargs: Any) -> None:
         self.refused: list[tuple[str, str]] = []
@@ -150,10 +153,10 @@ class _Examples:
         )
 
 
-def prepare_manifest(
+def find_shards(
     path: str | os.PathLike[str], data_dir: str | None = None, resize: int = 0
-) -> tfds.core.DatasetBuilder:
-    """Returns the data set of a manifest; writes its shards if they are not there.
+) -> ManifestBuilder:
+    """Returns the data set of a manifest, whether its shards are written or not.
 
     The manifest is `builder_config.manifest` of what is returned.
 
@@ -163,23 +166,34 @@ def prepare_manifest(
       resize: see `pictures.encode`.
 
     Raises:
-      UserError: a mistake in the manifest, too many pictures that cannot be used, or
-        a folder that cannot be written.
+      UserError: a mistake in the manifest.
     """
     manifest = read_manifest(path)
     stem = re.sub(r"[^A-Za-z0-9]+", "_", manifest.path.stem)[:50]
     name = f"{stem}-{manifest.fingerprint}" + (f"-{resize}px" if resize else "")
     config = ManifestConfig(name=name, manifest=manifest, resize=resize)
     with quiet_preparation():
-        builder = ManifestBuilder(config=config, data_dir=data_dir)
-        if os.path.exists(builder.data_dir):
-            if not builder.is_prepared():
-                raise UserError(f"{builder.data_dir} is damaged. Delete this folder.")
-            return builder
+        return ManifestBuilder(config=config, data_dir=data_dir)
+
+
+def write_shards(builder: ManifestBuilder) -> ManifestBuilder:
+    """Returns the same data set with its shards, written now if they were not there.
+
+    Raises:
+      UserError: too many pictures that cannot be used, or a folder that cannot be
+        written.
+    """
+    if os.path.exists(builder.data_dir):
+        if not builder.is_prepared():
+            raise UserError(f"{builder.data_dir} is damaged. Delete this folder.")
+        return builder
+    with quiet_preparation():
         try:
             _write(builder)
         except Exception as error:
-            finished = ManifestBuilder(config=config, data_dir=data_dir)
+            finished = ManifestBuilder(
+                config=builder.builder_config, data_dir=builder.root
+            )
             if finished.is_prepared():  # by another process, which was faster
                 return finished
             if isinstance(error, OSError):

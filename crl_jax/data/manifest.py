@@ -5,6 +5,7 @@ test, and each further column is a task whose cells are class names; an empty ce
 a missing label. Whatever is wrong is said here, once, before any picture is opened.
 """
 
+import collections
 import csv
 import dataclasses
 import difflib
@@ -51,6 +52,17 @@ class Manifest:
     files: list[str] = dataclasses.field(repr=False)
     splits: list[str] = dataclasses.field(repr=False)
     labels: dict[str, np.ndarray] = dataclasses.field(repr=False)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Number of pictures in each split that has some."""
+        counts = collections.Counter(self.splits)
+        return {split: counts[split] for split in SPLITS if split in counts}
+
+    def labelled(self, split: str, task: str) -> int:
+        """Returns how many pictures of a split have a label of a task."""
+        in_split = np.array(self.splits) == split
+        return int(np.sum(in_split & (self.labels[task] >= 0)))
 
 
 def read_manifest(path: str | os.PathLike[str]) -> Manifest:

@@ -26,7 +26,15 @@ class Records:
 
     def __init__(self, split: tfds.core.SplitInfo) -> None:
         instructions = split.file_instructions
-        self._files = [os.open(i.filename, os.O_RDONLY) for i in instructions]
+        self._files: list[int] = []
+        for i in instructions:
+            try:
+                self._files.append(os.open(i.filename, os.O_RDONLY))
+            except OSError as error:
+                raise UserError(
+                    f"{i.filename} cannot be read: {error.strerror}. Delete its folder "
+                    "to prepare the data again."
+                ) from error
         spans = [
             _spans(i.filename)[i.skip : i.skip + i.take]
             if i.take >= 0

@@ -12,13 +12,12 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from crl_jax.data import preprocess, sampling
+from crl_jax.data import Batch, preprocess, sampling
 from crl_jax.data.labels import read_labels
 from crl_jax.data.quiet import tf, tfds
 from crl_jax.data.records import Records
 from crl_jax.data.source import Source
 
-Batch = dict[str, Any]
 _NO_EXAMPLE = -1
 
 
@@ -125,7 +124,7 @@ def _reach_of_draws(source: Source, config: ConfigDict) -> np.ndarray | None:
     """Returns up to which number in 0-1 a draw means each example; None if uniform."""
     if config.data.sampling == "uniform":
         return None
-    labels = read_labels(source, config.data.train_split).labels
+    labels = read_labels(source, config.data.train_split)
     shares = sampling.shares(labels[config.data.sampling_task], config.data.sampling)
     reach = np.cumsum(shares)
     reach[-1] = 1.0  # rounding must leave no draw without an example
@@ -150,7 +149,7 @@ def _batches(
       batch_size: B.
     """
 
-    def read(numbers: tf.Tensor, positions: tf.Tensor) -> tf.data.Dataset:
+    def read(numbers: tf.Tensor, positions: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         read_all = tf.numpy_function(
             lambda n: np.array(records.read(n), object), [numbers], tf.string
         )
