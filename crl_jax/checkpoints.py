@@ -3,11 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-import jax
 import orbax.checkpoint as ocp
 from etils import epath
-from jax.sharding import Mesh, NamedSharding
-from jax.sharding import PartitionSpec as P
 from orbax.checkpoint import checkpoint_managers as policies
 
 
@@ -61,19 +58,13 @@ class Checkpoints:
         metrics = None if score is None else {"score": score}
         self._manager.save(step, args=ocp.args.StandardSave(state), metrics=metrics)
 
-    def restore(self, step: int, abstract_state: Any, mesh: Mesh) -> Any:
-        """Returns the state at `step`, on every device of `mesh`.
+    def restore(self, step: int, abstract_state: Any) -> Any:
+        """Returns the state at `step`.
 
         Args:
           step: one that has a checkpoint.
-          abstract_state: shapes and dtypes, from `jax.eval_shape`.
-          mesh: where to place it.
+          abstract_state: shapes, dtypes and places, from `step.abstract_state`.
         """
-        everywhere = NamedSharding(mesh, P())
-        abstract_state = jax.tree.map(
-            lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=everywhere),
-            abstract_state,
-        )
         return self._manager.restore(
             step, args=ocp.args.StandardRestore(abstract_state)
         )

@@ -78,6 +78,18 @@ def add_workdir(verb: argparse.ArgumentParser, help_text: str) -> None:
     )
 
 
+def add_processes(verb: argparse.ArgumentParser) -> None:
+    """Adds the flags that say which processes compute together."""
+    group = verb.add_argument_group(
+        "several machines",
+        "Found by themselves on Slurm, Open MPI, Kubernetes (indexed jobs) and TPU\n"
+        "pods; elsewhere each process is told.",
+    )
+    group.add_argument("--coordinator", metavar="HOST:PORT", help="first process")
+    group.add_argument("--processes", metavar="N", type=positive, help="how many")
+    group.add_argument("--process", metavar="I", type=int, help="which one, from 0")
+
+
 def read(
     verb: argparse.ArgumentParser, arguments: Sequence[str] | None = None
 ) -> argparse.Namespace:

@@ -30,6 +30,7 @@ _POSITIVE = (
     "data.batch_size",
     "data.eval_crop",
     "train.accumulate",
+    "train.task_devices",
     "train.log_every",
     "optim.learning_rate",
 )

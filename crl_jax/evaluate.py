@@ -23,8 +23,9 @@ def main() -> None:
     add("--data_dir", type=cli.path, metavar="DIR", help="where its shards are now")
     arguments = cli.read(verb)
 
-    from crl_jax import evaluation
+    from crl_jax import devices, evaluation
 
+    devices.start()
     evaluation.evaluate(**vars(arguments))
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from crl_jax import metrics, step
+from crl_jax import devices, metrics, step
 from crl_jax.data import Batch, source, stream
 from crl_jax.errors import UserError
 from crl_jax.terminal import percent, print_table
@@ -37,7 +37,7 @@ def evaluate_batches(
       eval_step: from `step.map_eval_step`.
       variables: of the network.
       batches: from `stream.eval_batches`; padded examples have no labels.
-      mesh: from `step.data_mesh`.
+      mesh: from `devices.make_mesh`.
       tasks: in the order of the result.
       on_logits: called with each batch and its logits `{task: [B, K]}`.
 
@@ -46,7 +46,7 @@ def evaluate_batches(
     """
     sums: list[metrics.Sums] = []
     for batch in batches:
-        batch_sums, logits = eval_step(variables, step.put_batch(batch, mesh))
+        batch_sums, logits = eval_step(variables, devices.put_batch(batch, mesh))
         if sums:
             jax.block_until_ready(sums[-1])  # at most two batches are under way
         sums.append(batch_sums)
@@ -142,7 +142,7 @@ def evaluate(
     Raises:
       UserError: there is no run, no checkpoint, no such split, or other data.
     """
-    mesh = step.data_mesh()
+    mesh = devices.make_mesh()
     trained = load(workdir, mesh)
     run, network = trained.run, trained.network
     config = _moved(run.config, manifest, data_dir).unlock()
@@ -156,6 +156,8 @@ def evaluate(
     with ExitStack() as stack:
         on_logits = None
         if predictions is not None:
+            if jax.process_count() > 1:
+                raise UserError("--predictions is for one process: start one alone.")
             file = stack.enter_context(PredictionsFile(predictions, run.classes))
             on_logits = file.write
         result = evaluate_batches(

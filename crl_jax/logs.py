@@ -92,3 +92,13 @@ class MetricsLog:
         """Closes both files."""
         self._file.close()
         self._board.close()
+
+
+class NoLog:
+    """What processes other than the first write: nothing."""
+
+    def write(self, *_: object) -> None:
+        """Does nothing."""
+
+    def close(self) -> None:
+        """Does nothing."""

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
+Array = jax.Array
 LearningRate = Callable[[Any], Any]
 
 
@@ -40,13 +41,22 @@ def learning_rate(config: ConfigDict, steps: int) -> LearningRate:
     return optax.join_schedules([warmup, after], [warmup_steps])
 
 
-def make(config: ConfigDict, rate: LearningRate) -> optax.GradientTransformation:
+def make(
+    config: ConfigDict,
+    rate: LearningRate,
+    norm: Callable[[Any], Array] = optax.tree.norm,
+) -> optax.GradientTransformation:
     """Returns the optimiser that `config.optim` describes.
 
     SGD adds the weight decay to the gradient (as PyTorch does), AdamW to the step
     (Loshchilov and Hutter 2019).
+
+    Args:
+      config: `config.optim` of a checked config.
+      rate: from `learning_rate`.
+      norm: of a gradient, of which a device may have only a part.
     """
-    clip = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm > 0 else []
+    clip = [_clip_by_norm(config.clip_norm, norm)] if config.clip_norm > 0 else []
     decay = optax.add_decayed_weights(config.weight_decay, mask=is_kernel)
     if config.name == "sgd":
         momentum = optax.trace(config.momentum, nesterov=config.nesterov)
@@ -55,6 +65,18 @@ def make(config: ConfigDict, rate: LearningRate) -> optax.GradientTransformation
         adam = optax.scale_by_adam(b1=config.momentum, nesterov=config.nesterov)
         parts = [*clip, adam, decay]
     return optax.chain(*parts, optax.scale_by_learning_rate(rate))
+
+
+def _clip_by_norm(
+    largest: float, norm: Callable[[Any], Array]
+) -> optax.GradientTransformation:
+    """Returns `optax.clip_by_global_norm`, for a norm that is computed otherwise."""
+
+    def clip(updates: Any, params: Any) -> Any:
+        factor = largest / jnp.maximum(norm(updates), largest)
+        return jax.tree.map(lambda u: u * factor.astype(u.dtype), updates)
+
+    return optax.stateless(clip)
 
 
 def is_kernel(params: Any) -> Any:

@@ -1,6 +1,6 @@
 """The train and evaluation step of one device, and its mapping over devices."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -14,10 +14,11 @@ from ml_collections import ConfigDict
 
 from crl_jax import losses, metrics, optim
 from crl_jax.data import Batch
-from crl_jax.errors import UserError
-from crl_jax.models.network import DATA_AXIS, MultitaskResNet
+from crl_jax.models.network import DATA_AXIS, TASK_AXIS, MultitaskResNet
 
 Array = jax.Array
+
+_WHOLE = P()  # on every device
 
 
 @struct.dataclass
@@ -53,7 +54,8 @@ def create_state(
     """
     size = config.data.image_size
     images = jnp.zeros((1, size, size, 3), jnp.uint8)
-    variables = network.init(jax.random.key(config.train.seed), images)
+    whole = network.clone(task_devices=1)
+    variables = whole.init(jax.random.key(config.train.seed), images)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         variables=variables,
@@ -85,6 +87,8 @@ def make_train_step(
         smoothing = config.optim.label_smoothing
         per_example = _cross_entropies(logits, batch["labels"], smoothing)
         loss = losses.weighted_sum(per_example, counts, weights)
+        # Each device of `TASK_AXIS` has the logits, and so the loss, of all tasks.
+        loss = loss / network.task_devices
         sums = metrics.sums(logits, batch["labels"], per_example)
         return loss, (updated["batch_stats"], sums)
 
@@ -106,6 +110,9 @@ def make_train_step(
         )
         # Everything crosses the wire here, once.
         gradients, sums = lax.psum((gradients, sums), DATA_AXIS)
+        if network.task_devices > 1:
+            own, shared = _split(gradients, network.stacked_layers)
+            gradients = own | lax.psum(shared, TASK_AXIS)
         batch_stats = lax.pmean(batch_stats, DATA_AXIS)
 
         updates, opt_state = optimizer.update(gradients, state.opt_state, params)
@@ -120,6 +127,12 @@ def make_train_step(
         return state, sums
 
     return train_step
+
+
+def _split(tree: Any, stacked: frozenset[str]) -> tuple[Any, Any]:
+    """Returns the layers that are stacked over tasks, and the others."""
+    own = {layer: leaves for layer, leaves in tree.items() if layer in stacked}
+    return own, {layer: leaves for layer, leaves in tree.items() if layer not in own}
 
 
 def make_eval_step(
@@ -181,77 +194,96 @@ def _accumulate(
     return lax.scan(add_part, (batch_stats, zeros), batch)[0]
 
 
-def data_mesh() -> Mesh:
-    """Returns all devices in a row, the axis `DATA_AXIS`."""
-    return jax.make_mesh((jax.device_count(),), (DATA_AXIS,))
+def abstract_state(
+    network: MultitaskResNet,
+    optimizer: optax.GradientTransformation,
+    config: ConfigDict,
+    mesh: Mesh,
+) -> TrainState:
+    """Returns the shapes and dtypes of a state, and how it lies on the devices.
+
+    Each device has all of it, but of what is stacked over tasks only its part of
+    `TASK_AXIS`.
+    """
+    state = jax.eval_shape(lambda: create_state(network, optimizer, config))
+    stacked = network.stacked_layers
+
+    def place(path: tuple[Any, ...], leaf: Any) -> jax.ShapeDtypeStruct:
+        layers = {key.key for key in path if isinstance(key, jax.tree_util.DictKey)}
+        divided = network.task_devices > 1 and layers & stacked
+        sharding = NamedSharding(mesh, P(TASK_AXIS) if divided else P())
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+    return jax.tree.map_with_path(place, state)
 
 
-def check_batch_size(config: ConfigDict, mesh: Mesh) -> None:
-    """Raises UserError where a batch cannot be divided equally over the devices."""
-    devices, parts = mesh.size, config.train.accumulate
-    batch_size = config.data.batch_size
-    multiple = devices * parts
-    if batch_size % multiple:
-        near = max(multiple, batch_size // multiple * multiple)
-        raise UserError(
-            f"config.data.batch_size={batch_size} does not divide over {devices} "
-            f"devices times config.train.accumulate={parts}: take a multiple of "
-            f"{multiple}, such as {near}."
-        )
+def create(
+    network: MultitaskResNet,
+    optimizer: optax.GradientTransformation,
+    config: ConfigDict,
+    abstract: TrainState,
+) -> TrainState:
+    """Returns `create_state` on the devices, as `abstract` says, in one program."""
+    places = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+    return jax.jit(
+        lambda: create_state(network, optimizer, config), out_shardings=places
+    )()
 
 
-def map_train_step(step: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
-    """Maps a train step over devices; the state that goes in is used up."""
+def partition_specs(abstract: Any) -> Any:
+    """Returns over which axes each array is divided, from `abstract_state`."""
+    return jax.tree.map(lambda leaf: leaf.sharding.spec, abstract)
+
+
+def gradient_norm(network: MultitaskResNet) -> Callable[[Any], Array]:
+    """Returns the norm of a whole gradient, of which each device may have a part."""
+    if network.task_devices == 1:
+        return optax.tree.norm
+
+    def norm(gradients: Any) -> Array:
+        own, shared = _split(gradients, network.stacked_layers)
+        squares = lax.psum(optax.tree.norm(own, squared=True), TASK_AXIS)
+        return jnp.sqrt(squares + optax.tree.norm(shared, squared=True))
+
+    return norm
+
+
+def map_train_step(
+    step: Callable[..., Any], mesh: Mesh, specs: Any = _WHOLE
+) -> Callable[..., Any]:
+    """Maps a train step over devices; the state that goes in is used up.
+
+    Args:
+      step: from `make_train_step`.
+      mesh: of the axis `DATA_AXIS`, and `TASK_AXIS` if the state is divided over it.
+      specs: of the state; by default every device has all of it.
+    """
     mapped = jax.shard_map(
         step,
         mesh=mesh,
-        in_specs=(P(), P(DATA_AXIS)),
-        out_specs=(P(), P()),
+        in_specs=(specs, P(DATA_AXIS)),
+        out_specs=(specs, P()),
         # The step says itself what crosses devices, so that `pmap` can run it too.
         check_vma=False,
     )
     return jax.jit(mapped, donate_argnums=0)
 
 
-def map_eval_step(step: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
-    """Maps an evaluation step over devices."""
+def map_eval_step(
+    step: Callable[..., Any], mesh: Mesh, specs: Any = _WHOLE
+) -> Callable[..., Any]:
+    """Maps an evaluation step over devices.
+
+    Args:
+      step: from `make_eval_step`.
+      mesh: see `map_train_step`.
+      specs: of the variables.
+    """
     mapped = jax.shard_map(
         step,
         mesh=mesh,
-        in_specs=(P(), P(DATA_AXIS)),
+        in_specs=(specs, P(DATA_AXIS)),
         out_specs=(P(), P(DATA_AXIS)),
         check_vma=False,
     )
     return jax.jit(mapped)
-
-
-def put_batch(batch: Batch, mesh: Mesh) -> Batch:
-    """Places this process's share of a batch on its devices, divided over examples.
-
-    Args:
-      batch: the first axis is this process's examples; what is neither image nor label
-        stays behind.
-      mesh: from `data_mesh`.
-    """
-    sharding = NamedSharding(mesh, P(DATA_AXIS))
-    return jax.tree.map(
-        lambda x: jax.make_array_from_process_local_data(sharding, x),
-        {"image": batch["image"], "labels": batch["labels"]},
-    )
-
-
-def prefetch(batches: Iterable[Batch], mesh: Mesh) -> Iterator[Batch]:
-    """Yields batches on the devices; each is sent while the one before is in use."""
-    ahead: Batch | None = None
-    for batch in batches:
-        placed = put_batch(batch, mesh)
-        if ahead is not None:
-            yield ahead
-        ahead = placed
-    if ahead is not None:
-        yield ahead
-
-
-def replicate(tree: Any, mesh: Mesh) -> Any:
-    """Places a tree on every device, whole."""
-    return jax.device_put(tree, NamedSharding(mesh, P()))

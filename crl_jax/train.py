@@ -9,11 +9,20 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from crl_jax import config_check, evaluation, metrics, models, optim, step, workdir
+from crl_jax import (
+    config_check,
+    devices,
+    evaluation,
+    metrics,
+    models,
+    optim,
+    step,
+    workdir,
+)
 from crl_jax.checkpoints import Checkpoints
 from crl_jax.data import source, stream
 from crl_jax.errors import UserError
-from crl_jax.logs import MetricsLog
+from crl_jax.logs import MetricsLog, NoLog
 from crl_jax.terminal import TrainingProgress, console
 
 
@@ -34,49 +43,52 @@ def train(config: ConfigDict, directory: str | os.PathLike[str]) -> metrics.Mean
 
     # Every mistake that can be seen beforehand is answered before anything is written.
     config = config_check.check(config)
-    mesh = step.data_mesh()
-    step.check_batch_size(config, mesh)
     data = source.find_source(config)
     data.check(config)
     config = config_check.with_tasks(config, data.num_classes)
+    tasks = list(data.classes)
     network = models.build(config, data.num_classes)
-    workdir.claim(folder, workdir.Run(config, data.classes, data.identity))
+    mesh = devices.make_mesh(config.train.task_devices, len(tasks))
+    devices.check_batch_size(config, mesh)
+    if devices.is_first():
+        workdir.claim(folder, workdir.Run(config, data.classes, data.identity))
 
     # Input: shards, from which batches come as a function of (seed, step).
-    data = data.prepared()
+    data = devices.first_alone(data.prepared)
     data.check(config)
-    tasks = list(data.classes)
     schedule = Schedule.of(config, data.size(config.data.train_split))
 
     # Optimiser, and the steps of all devices.
     learning_rate = optim.learning_rate(config.optim, schedule.steps)
-    optimizer = optim.make(config.optim, learning_rate)
+    optimizer = optim.make(config.optim, learning_rate, step.gradient_norm(network))
+    abstract = step.abstract_state(network, optimizer, config, mesh)
     train_step = step.map_train_step(
-        step.make_train_step(network, optimizer, config), mesh
+        step.make_train_step(network, optimizer, config),
+        mesh,
+        step.partition_specs(abstract),
     )
-    eval_step = step.map_eval_step(step.make_eval_step(network), mesh)
-
-    def create() -> step.TrainState:
-        return step.create_state(network, optimizer, config)
+    eval_step = step.map_eval_step(
+        step.make_eval_step(network), mesh, step.partition_specs(abstract.evaluated)
+    )
 
     # Where to begin: the newest checkpoint of this run if it has one, else the seed.
     checkpoints = Checkpoints(folder)
     first = checkpoints.latest or 0
     if first:
-        state = checkpoints.restore(first, jax.eval_shape(create), mesh)
+        state = checkpoints.restore(first, abstract)
         console.print(f"Going on at step {first:,} of {schedule.steps:,} in {folder}.")
     else:
-        state = step.replicate(jax.jit(create)(), mesh)
+        state = step.create(network, optimizer, config, abstract)
         console.print(describe(config, data, schedule, mesh), soft_wrap=True)
 
     # The loop.
-    batches = step.prefetch(stream.train_batches(data, config, first), mesh)
+    batches = devices.prefetch(stream.train_batches(data, config, first), mesh)
     val_batches = (
         stream.eval_batches(data, config, config.data.val_split)
         if schedule.validates
         else ()
     )
-    log = MetricsLog(folder, tasks, first)
+    log = MetricsLog(folder, tasks, first) if devices.is_first() else NoLog()
     progress = TrainingProgress(first, schedule.steps, config.data.batch_size)
     window: list[metrics.Sums] = []  # of the steps since the last row of the log
     with closing(checkpoints), closing(log), progress:
@@ -112,13 +124,14 @@ def train(config: ConfigDict, directory: str | os.PathLike[str]) -> metrics.Mean
         # The result: the best checkpoint, on a split that chose nothing.
         checkpoints.wait()
         best = checkpoints.best or 0
-        state = checkpoints.restore(best, jax.eval_shape(create), mesh)
+        state = checkpoints.restore(best, abstract)
         split = config.data.test_split or config.data.val_split
         test = stream.eval_batches(data, config, split)
         result = evaluation.evaluate_batches(
             eval_step, state.evaluated, test, mesh, tasks
         )
-        workdir.write_result(folder, split, best, result)
+        if devices.is_first():
+            workdir.write_result(folder, split, best, result)
     evaluation.print_result(result, split, best)
     return result
 

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jax
 from jax.sharding import Mesh
 
 from crl_jax import models, optim, step, workdir
@@ -35,20 +34,19 @@ def load(directory: Path, mesh: Mesh) -> Trained:
 
     Args:
       directory: the run's folder.
-      mesh: from `step.data_mesh`.
+      mesh: of devices; each gets the whole network.
 
     Raises:
       UserError: there is no run, or no checkpoint.
     """
     run = workdir.read(directory)
-    config = run.config
     classes = {task: len(names) for task, names in run.classes.items()}
-    network = models.build(config, classes)
-    optimizer = optim.make(config.optim, lambda count: 0.0)
-    shapes = jax.eval_shape(lambda: step.create_state(network, optimizer, config))
+    network = models.build(run.config, classes).clone(task_devices=1)
+    optimizer = optim.make(run.config.optim, lambda count: 0.0)
+    abstract = step.abstract_state(network, optimizer, run.config, mesh)
     with closing(Checkpoints(directory, read_only=True)) as checkpoints:
         best = checkpoints.best
         if best is None:
             raise UserError(f"--workdir={directory} has no checkpoint yet.")
-        state = checkpoints.restore(best, shapes, mesh)
+        state = checkpoints.restore(best, abstract)
     return Trained(run, network, state.evaluated, best)

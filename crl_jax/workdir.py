@@ -22,6 +22,7 @@ FREE = {
     "train.checkpoint_every",
     "train.eval_every",
     "train.log_every",
+    "train.task_devices",
 }
 
 

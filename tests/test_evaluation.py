@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from crl_jax import evaluation, step, workdir
+from crl_jax import devices, evaluation, workdir
 from crl_jax import trained as trained_lib
 from crl_jax.errors import UserError
 
@@ -29,7 +29,7 @@ def test_evaluate_equals_a_plain_loop_over_the_pictures(trained, split):
     """14 and 7 pictures: no batch of eight divides them, and one needs two batches."""
     directory, _ = trained
     result = evaluation.evaluate(directory, split, batch_size=8)
-    network = trained_lib.load(directory, step.data_mesh())
+    network = trained_lib.load(directory, devices.make_mesh())
     apply, classes = jax.jit(network.network.apply), network.run.classes
 
     manifest = Path(network.run.config.data.manifest)

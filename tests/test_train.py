@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from crl_jax import config as config_lib
-from crl_jax import config_check, models, optim, step, workdir
+from crl_jax import config_check, devices, models, optim, step, workdir
 from crl_jax.checkpoints import Checkpoints
 from crl_jax.data.quiet import tfds
 from crl_jax.errors import UserError
@@ -61,9 +61,9 @@ def final_state(config, directory):
     config = run.config
     network = models.build(config, {t: len(names) for t, names in run.classes.items()})
     optimizer = optim.make(config.optim, lambda count: 0.0)
-    shapes = jax.eval_shape(lambda: step.create_state(network, optimizer, config))
+    abstract = step.abstract_state(network, optimizer, config, devices.make_mesh())
     checkpoints = Checkpoints(Path(directory), read_only=True)
-    state = checkpoints.restore(checkpoints.latest, shapes, step.data_mesh())
+    state = checkpoints.restore(checkpoints.latest, abstract)
     checkpoints.close()
     return jax.device_get(state)
 
@@ -90,7 +90,7 @@ def test_a_stopped_run_ends_as_an_undisturbed_one(small_config, tmp_path, monkey
     small_config.optim.ema = 0.9
     expected = train(small_config, tmp_path / "whole")
 
-    prefetch = step.prefetch
+    prefetch = devices.prefetch
 
     def stops_after_three_batches(batches, mesh):
         for i, batch in enumerate(prefetch(batches, mesh)):
@@ -99,7 +99,7 @@ def test_a_stopped_run_ends_as_an_undisturbed_one(small_config, tmp_path, monkey
             yield batch
 
     with monkeypatch.context() as patch:
-        patch.setattr(step, "prefetch", stops_after_three_batches)
+        patch.setattr(devices, "prefetch", stops_after_three_batches)
         with pytest.raises(KeyboardInterrupt):
             train(small_config, tmp_path / "stopped")
     assert Checkpoints(tmp_path / "stopped", read_only=True).latest == 2
