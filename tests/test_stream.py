@@ -173,7 +173,7 @@ def test_evaluation_pictures_against_pillow(photo, photo_config):
         crop = image.crop((left, top, left + side, top + side))
         expected = np.asarray(crop.resize((48, 48), Image.Resampling.BILINEAR))
     difference = np.abs(batch["image"][0].astype(int) - expected)
-    assert difference.mean() < 1.5
+    assert difference.mean() < 3.5  # Pillow's BOX: 3.2 to 4.3
 
 
 def test_records_are_those_of_tfds_whatever_part_of_a_split(plain):
