@@ -15,7 +15,7 @@ import posixpath
 import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -51,6 +51,11 @@ class Manifest:
     files: list[str] = dataclasses.field(repr=False)
     splits: list[str] = dataclasses.field(repr=False)
     labels: dict[str, np.ndarray] = dataclasses.field(repr=False)
+
+    def example(self, row: int) -> dict[str, Any]:
+        """Returns `{file, <task>: label, ...}` of a row."""
+        labels = {task: int(labels[row]) for task, labels in self.labels.items()}
+        return {"file": self.files[row], **labels}
 
 
 def read_manifest(path: str | os.PathLike[str]) -> Manifest:

@@ -1,0 +1,52 @@
+"""Write the shards of a config's data ahead of the training, which then finds them.
+
+  python -m crl_jax.data.prepare --config=configs/vso.py --config.data.manifest=vso.csv
+
+Training writes the same shards at its start if they are not there. Stopped? The same
+command goes on where it was.
+
+--beam divides the pictures of a manifest among many machines with Apache Beam
+(`pip install .[beam]`); all of them must see the pictures and config.data.dir:
+
+  --beam="--runner=FlinkRunner --flink_master=HOST:8081"
+
+docs/data.md has more runners.
+"""
+
+import os
+
+from crl_jax import cli
+from crl_jax.errors import UserError
+
+
+def main() -> None:
+    """Reads the arguments and writes the shards."""
+    verb = cli.parser("data.prepare", __doc__)
+    cli.add_config(verb)
+    help_text = (
+        "arguments of a Beam pipeline, --runner among them; default: this machine"
+    )
+    verb.add_argument("--beam", default="", metavar="ARGUMENTS", help=help_text)
+    arguments = cli.read(verb)
+    config = arguments.config
+
+    from crl_jax.data import beam, builder, source
+
+    if arguments.beam:
+        options = beam.pipeline_options(arguments.beam)
+        if not config.data.manifest:
+            raise UserError("--beam reads the pictures of config.data.manifest: set it.")
+        # Other machines have other current folders.
+        config.data.dir = config.data.dir and os.path.abspath(
+            os.path.expanduser(config.data.dir)
+        )
+        builder.prepare_manifest(
+            config.data.manifest, config.data.dir or None, config.data.resize, options
+        )
+    data = source.open_source(config)
+    data.check_splits(config)
+    print(f"Training finds its data in {data.builder.data_dir}")
+
+
+if __name__ == "__main__":
+    cli.run(main)
