@@ -4,7 +4,9 @@ TFDS writes to a temporary folder and renames it when it is whole, so what is th
 finished. Another manifest, or an edited one, gets a folder of its own.
 """
 
+import contextlib
 import dataclasses
+import fcntl
 import os
 import re
 import shutil
@@ -114,6 +116,23 @@ class ManifestBuilder(LocalBuilder, skip_registration=True):  # type: ignore[cal
             raise
         self.refused = beam.refused(self._parts)
 
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Deletes what killed processes left, if no other one is at work.
+
+        Their parts stay: what is deleted is what TFDS begins anew.
+        """
+        self._parts.mkdir(parents=True, exist_ok=True)
+        with (self._parts / "lock").open("w") as file:
+            # Not on all network file systems can a file be locked.
+            with contextlib.suppress(OSError):
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                for left in Path(self.data_dir).parent.glob("incomplete.*"):
+                    shutil.rmtree(left)
+                for left in self._parts.glob("*.partial"):
+                    left.unlink()
+            yield
+
     def forget_parts(self) -> None:
         """Deletes what only an interrupted preparation would need."""
         shutil.rmtree(self._parts, ignore_errors=True)
@@ -221,14 +240,15 @@ def _write(builder: ManifestBuilder, beam_options: Any) -> None:
         f"Writing the {count:,} pictures of {manifest.path} as shards ...", flush=True
     )
     start = time.monotonic()
-    builder.download_and_prepare(
-        download_config=tfds.download.DownloadConfig(
-            try_download_gcs=False,
-            max_shard_size=SHARD_BYTES,
-            beam_options=beam_options,
+    with builder.lock():
+        builder.download_and_prepare(
+            download_config=tfds.download.DownloadConfig(
+                try_download_gcs=False,
+                max_shard_size=SHARD_BYTES,
+                beam_options=beam_options,
+            )
         )
-    )
-    builder.forget_parts()
+        builder.forget_parts()
     sizes = [f"{name} {s.num_examples:,}" for name, s in builder.info.splits.items()]
     print(
         f"Shards are in {builder.data_dir} after {time.monotonic() - start:.0f} s: "

@@ -118,7 +118,7 @@ class _Table:
             raise UserError(f"{self.path}: {rule}, but {few}: {mend}.")
 
 
-def _parse(path: Path, content: bytes) -> tuple[list[list[str]], list[int]]:
+def _parse(path: Path, content: bytes) -> tuple[list[tuple[str, ...]], list[int]]:
     """Returns the rows that are not blank, and the line that each starts on."""
     try:
         text = content.decode("utf-8-sig")
@@ -132,7 +132,8 @@ def _parse(path: Path, content: bytes) -> tuple[list[list[str]], list[int]]:
     try:
         for row in reader:
             if any(row):
-                rows.append(row)
+                # The garbage collector would look at lists again and again.
+                rows.append(tuple(row))
                 lines.append(line)
             line = reader.line_num + 1
     except csv.Error as error:

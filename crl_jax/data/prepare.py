@@ -35,7 +35,9 @@ def main() -> None:
     if arguments.beam:
         options = beam.pipeline_options(arguments.beam)
         if not config.data.manifest:
-            raise UserError("--beam reads the pictures of config.data.manifest: set it.")
+            raise UserError(
+                "--beam reads the pictures of config.data.manifest: set it."
+            )
         # Other machines have other current folders.
         config.data.dir = config.data.dir and os.path.abspath(
             os.path.expanduser(config.data.dir)

@@ -7,6 +7,7 @@ record of a split at once, wherever it lies.
 import functools
 import os
 import struct
+import weakref
 from collections.abc import Iterable
 
 import numpy as np
@@ -27,6 +28,7 @@ class Records:
     def __init__(self, split: tfds.core.SplitInfo) -> None:
         instructions = split.file_instructions
         self._files = [os.open(i.filename, os.O_RDONLY) for i in instructions]
+        weakref.finalize(self, _close, self._files)
         spans = [
             _spans(i.filename)[i.skip : i.skip + i.take]
             if i.take >= 0
@@ -46,9 +48,10 @@ class Records:
             for n in numbers
         ]
 
-    def __del__(self) -> None:
-        for file in self._files:
-            os.close(file)
+
+def _close(files: Iterable[int]) -> None:
+    for file in files:
+        os.close(file)
 
 
 @functools.cache
