@@ -153,19 +153,22 @@ class Phases:
         start = time.monotonic()
         spawn = multiprocessing.get_context("spawn")
         with most_disk(written) as most, ProcessPoolExecutor(1, spawn) as pool:
-            result, memory = pool.submit(measured, function, *arguments).result()
+            result, cpu, memory = pool.submit(measured, function, *arguments).result()
             seconds = time.monotonic() - start
-        row = (name, f"{seconds:,.0f}", mebibytes(memory), mebibytes(most[0]))
+        numbers = f"{seconds:,.0f}", f"{cpu:,.0f}"
+        row = (name, *numbers, mebibytes(memory), mebibytes(most[0]))
         print(*row, sep=" | ", flush=True)
         self.rows.append(row)
         return result
 
 
-def measured(function: Callable[..., Any], *arguments: Any) -> tuple[Any, int]:
-    """Returns what `function` returns, and the largest memory in bytes (RSS)."""
+def measured(function: Callable[..., Any], *arguments: Any) -> tuple[Any, float, int]:
+    """Returns what `function` returns, CPU seconds and the largest memory in bytes."""
     result = function(*arguments)
     kinds = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    return result, 1024 * max(resource.getrusage(kind).ru_maxrss for kind in kinds)
+    usages = [resource.getrusage(kind) for kind in kinds]
+    cpu = sum(usage.ru_utime + usage.ru_stime for usage in usages)
+    return result, cpu, 1024 * max(usage.ru_maxrss for usage in usages)
 
 
 @contextmanager
@@ -231,8 +234,8 @@ def main() -> None:
     epoch = phases.run("one epoch of batches", shards, stream, *of, 0.0, 1.0)
     again = phases.run("resume: first batch", shards, stream, *of, 0.5, 0.0)
 
-    columns = ("phase", "seconds", "memory, MiB", "disk, MiB")
-    rows = [columns, ("---", "---:", "---:", "---:"), *phases.rows]
+    columns = ("phase", "seconds", "CPU seconds", "memory, MiB", "disk, MiB")
+    rows = [columns, ("---", *4 * ("---:",)), *phases.rows]
     print(f"\n{count:,} pictures of {SIDE} px, {os.cpu_count()} cores\n")
     print("\n".join(f"| {' | '.join(row)} |" for row in rows))
     print(

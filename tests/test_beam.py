@@ -101,6 +101,13 @@ def test_a_split_that_the_config_names_must_be_there(tmp_path, run):
         run("shards", "--config.data.test_split=testing")
 
 
+def test_a_folder_that_cannot_be_written_is_named(tmp_path, run):
+    write(tmp_path)
+    for more in ((), ("--config.data.manifest=", "--config.data.tfds=digits")):
+        with pytest.raises(UserError, match=r"labels.csv/.*config\.data\.dir"):
+            run("labels.csv", *more, "--config.data.tasks.digit=digit")
+
+
 @pytest.mark.skipif(HAS_BEAM, reason="Apache Beam is installed")
 def test_without_beam_the_message_says_how_to_install_it(tmp_path, run):
     write(tmp_path)
@@ -126,7 +133,6 @@ def test_beam_writes_the_same_examples(tmp_path, run, capsys):
     assert not list((tmp_path / "beam" / "manifest" / "parts").iterdir())
 
 
-@needs_beam
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
@@ -135,8 +141,8 @@ def test_beam_writes_the_same_examples(tmp_path, run, capsys):
         ((0,), r"class 'a0' \(column 'adjective'\) in train .* 0.png is empty"),
     ],
 )
-@pytest.mark.parametrize("where", [(), (ON_BEAM,)])
-def test_beam_refuses_what_this_machine_does(tmp_path, run, where, bad, message):
+@pytest.mark.parametrize("where", [(), pytest.param((ON_BEAM,), marks=needs_beam)])
+def test_what_cannot_be_trained_with_is_refused(tmp_path, run, where, bad, message):
     write(tmp_path, *bad)
     with pytest.raises(UserError, match=message):
         run("shards", *where)

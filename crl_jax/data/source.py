@@ -85,9 +85,11 @@ def open_source(config: ConfigDict) -> Source:
         with quiet_preparation():
             builder.download_and_prepare(file_format="tfrecord")
     except Exception as error:  # whatever the network or the data set's code raises
+        mend = "Choose another folder with config.data.dir."
+        about_a_file = getattr(error, "filename", None)  # not so if it is the network
         raise UserError(
             f"The TFDS data set {data.tfds!r} could not be prepared: "
-            f"{type(error).__name__}: {error}"
+            f"{type(error).__name__}: {error}{f'. {mend}' if about_a_file else ''}"
         ) from error
     classes = _classes(builder, dict(data.tasks))
     return Source(builder, classes, _image_feature(builder), dict(data.tasks))
