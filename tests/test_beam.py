@@ -108,6 +108,13 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path, run):
             run("labels.csv", *more, "--config.data.tasks.digit=digit")
 
 
+def test_beam_needs_a_manifest(tmp_path, run):
+    write(tmp_path)
+    more = ("--config.data.manifest=", "--config.data.tfds=digits")
+    with pytest.raises(UserError, match="--beam reads .* config.data.manifest: set"):
+        run("shards", ON_BEAM, *more, "--config.data.tasks.digit=digit")
+
+
 @pytest.mark.skipif(HAS_BEAM, reason="Apache Beam is installed")
 def test_without_beam_the_message_says_how_to_install_it(tmp_path, run):
     write(tmp_path)

@@ -13,7 +13,10 @@ command goes on where it was.
 docs/data.md has more runners.
 """
 
+import argparse
 import os
+
+from ml_collections import ConfigDict
 
 from crl_jax import cli
 from crl_jax.errors import UserError
@@ -23,31 +26,34 @@ def main() -> None:
     """Reads the arguments and writes the shards."""
     verb = cli.parser("data.prepare", __doc__)
     cli.add_config(verb)
-    help_text = (
-        "arguments of a Beam pipeline, --runner among them; default: this machine"
+    verb.add_argument(
+        "--beam",
+        default=argparse.SUPPRESS,
+        metavar="ARGUMENTS",
+        help="of a Beam pipeline, --runner among them; default: no Beam",
     )
-    verb.add_argument("--beam", default="", metavar="ARGUMENTS", help=help_text)
     arguments = cli.read(verb)
-    config = arguments.config
 
-    from crl_jax.data import beam, builder, source
+    from crl_jax.data import source
 
-    if arguments.beam:
-        options = beam.pipeline_options(arguments.beam)
-        if not config.data.manifest:
-            raise UserError(
-                "--beam reads the pictures of config.data.manifest: set it."
-            )
-        # Other machines have other current folders.
-        config.data.dir = config.data.dir and os.path.abspath(
-            os.path.expanduser(config.data.dir)
-        )
-        builder.prepare_manifest(
-            config.data.manifest, config.data.dir or None, config.data.resize, options
-        )
-    data = source.open_source(config)
-    data.check_splits(config)
+    if "beam" in arguments:
+        _prepare_with_beam(arguments.config, arguments.beam)
+    data = source.open_source(arguments.config)
+    data.check_splits(arguments.config)
     print(f"Training finds its data in {data.builder.data_dir}")
+
+
+def _prepare_with_beam(config: ConfigDict, arguments: str) -> None:
+    from crl_jax.data import beam, builder
+
+    data = config.data
+    if not data.manifest:
+        raise UserError("--beam reads the pictures of config.data.manifest: set it.")
+    # Other machines have other current folders.
+    folder = data.dir and os.path.abspath(os.path.expanduser(data.dir))
+    builder.prepare_manifest(
+        data.manifest, folder or None, data.resize, beam.pipeline_options(arguments)
+    )
 
 
 if __name__ == "__main__":
