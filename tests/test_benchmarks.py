@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -37,3 +38,32 @@ def test_input_says_that_a_folder_has_no_pictures(tmp_path):
     done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True)
     assert done.returncode == 2
     assert "there is no .jpg in it" in done.stderr
+
+
+def test_vso_size_prints_its_table(tmp_path):
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "benchmarks.vso_size"),
+            *(f"--folder={tmp_path / 'vso'}", "--pictures=300"),
+        ],
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    rows = re.findall(
+        r"^\| (.+?) \| +\d+ \| +\d+ \| +\d+ \| +\d+ \|$", done.stdout, re.M
+    )
+    assert [row.partition(":")[0].partition(",")[0] for row in rows] == [
+        "make the pictures",
+        "list them",
+        "prepare",
+        "prepare",
+        "import JAX and TensorFlow",
+        "start",
+        "one epoch of batches",
+        "resume",
+    ]
+    assert "300 pictures of 48 px" in done.stdout
+    assert len(list((tmp_path / "vso" / "images").glob("*/*.jpg"))) == 300

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -38,22 +39,31 @@ class Source:
         """Number of classes a task, `{task: K}`."""
         return {task: len(names) for task, names in self.classes.items()}
 
-    def prepared(self) -> "Source":
+    def prepared(self, beam_options: Any = None) -> "Source":
         """Returns the same data, with its shards written if they were not yet.
+
+        Args:
+          beam_options: see `builder.write_shards`; of a manifest alone.
 
         Raises:
           UserError: a mistake in the data, or a folder that cannot be written.
         """
         if self.manifest is not None:
-            shards = manifest_builder.write_shards(self.builder)
+            shards = manifest_builder.write_shards(self.builder, beam_options)
             return dataclasses.replace(self, builder=shards)
         try:
             with quiet_preparation():
                 self.builder.download_and_prepare(file_format="tfrecord")
         except Exception as error:  # whatever the network or the data set's code raises
+            about_a_file = getattr(
+                error, "filename", None
+            )  # not so if it is the network
+            mend = (
+                " Choose another folder with config.data.dir." if about_a_file else ""
+            )
             raise UserError(
                 f"The TFDS data set {self.builder.name!r} could not be prepared in "
-                f"{self.builder.data_dir}: {_one_line(error)}"
+                f"{self.builder.data_dir}: {_one_line(error)}.{mend}"
             ) from error
         return self
 
