@@ -105,14 +105,16 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path, run):
     write(tmp_path)
     for more in ((), ("--config.data.manifest=", "--config.data.tfds=digits")):
         with pytest.raises(UserError, match=r"labels.csv/.*config\.data\.dir"):
-            run("labels.csv", *more, "--config.data.tasks.digit=digit")
+            run("labels.csv", *more, "--config.data.tasks.digit=noun")
 
 
 def test_beam_needs_a_manifest(tmp_path, run):
     write(tmp_path)
     more = ("--config.data.manifest=", "--config.data.tfds=digits")
-    with pytest.raises(UserError, match="--beam reads .* config.data.manifest: set"):
-        run("shards", ON_BEAM, *more, "--config.data.tasks.digit=digit")
+    with pytest.raises(
+        UserError, match="--beam needs pictures in a list: set config.data.manifest"
+    ):
+        run("shards", ON_BEAM, *more, "--config.data.tasks.digit=noun")
 
 
 @pytest.mark.skipif(HAS_BEAM, reason="Apache Beam is installed")
