@@ -112,7 +112,7 @@ def test_beam_needs_a_manifest(tmp_path, run):
     write(tmp_path)
     more = ("--config.data.manifest=", "--config.data.tfds=digits")
     with pytest.raises(
-        UserError, match="--beam needs pictures in a list: set config.data.manifest"
+        UserError, match="--beam reads .* config.data.manifest: set"
     ):
         run("shards", ON_BEAM, *more, "--config.data.tasks.digit=noun")
 
