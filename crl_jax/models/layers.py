@@ -1,4 +1,4 @@
-"""Convolution and batch normalisation, as the units use them."""
+"""Convolution, as the units use it."""
 
 import functools
 import math
@@ -100,6 +100,28 @@ def _task_convolve(stride: int) -> Callable[[Array, Array], Array]:
     return task_convolve
 
 
+@jax.custom_vjp
+def relu(x: Array) -> Array:
+    """Returns max(x, 0); its derivative at 0 is 0.
+
+    The derivative is read from the result, which the next layer keeps anyway;
+    `jax.nn.relu` would keep a mask beside it.
+    """
+    return jnp.maximum(x, 0)
+
+
+def _relu_forward(x: Array) -> tuple[Array, Array]:
+    y = relu(x)
+    return y, y
+
+
+def _relu_backward(y: Array, y_bar: Array) -> tuple[Array]:
+    return (jnp.where(y > 0, y_bar, 0),)
+
+
+relu.defvjp(_relu_forward, _relu_backward)
+
+
 class Conv(nn.Module):
     """A convolution without bias: `[B, H, W, C]` to `[B, H', W', features]`.
 
@@ -126,55 +148,3 @@ class Conv(nn.Module):
         if self.in_branch:
             return _task_convolve(self.stride)(x, kernel)
         return convolve(x, kernel, self.stride)
-
-
-class BatchNorm(nn.Module):
-    """Batch normalisation of the channels of `[B, H, W, C]`, Ioffe and Szegedy 2015.
-
-    Mean, variance, scale and bias are first folded to one factor and one summand a
-    channel, so that the pictures are read once. Statistics and arithmetic are float32.
-
-    Attributes:
-      train: whether to use, and record, the statistics of this batch.
-      axis_name: mapped axis over which the statistics are averaged; None: not at all.
-      momentum: share of the running statistics that a batch leaves as it is.
-      epsilon: added to the variance.
-    """
-
-    train: bool
-    axis_name: str | None = None
-    momentum: float = 0.9
-    epsilon: float = 1e-5
-    scale_init: Callable[..., Array] = nn.initializers.ones
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        """Normalises `x`, `[B, H, W, C]`, and keeps its dtype."""
-        shape = (x.shape[-1],)
-        scale = self.param("scale", self.scale_init, shape, jnp.float32)
-        bias = self.param("bias", nn.initializers.zeros, shape, jnp.float32)
-        running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape)
-        running_var = self.variable("batch_stats", "var", jnp.ones, shape)
-
-        if self.train:
-            mean, var = self._batch_statistics(x)
-            if not self.is_initializing():
-                keep = self.momentum
-                running_mean.value = keep * running_mean.value + (1 - keep) * mean
-                running_var.value = keep * running_var.value + (1 - keep) * var
-        else:
-            mean, var = running_mean.value, running_var.value
-        factor = scale * lax.rsqrt(var + self.epsilon)
-        factor, summand = (
-            jnp.expand_dims(v, (0, 1, 2)) for v in (factor, bias - mean * factor)
-        )
-        return (x * factor + summand).astype(x.dtype)
-
-    def _batch_statistics(self, x: Array) -> tuple[Array, Array]:
-        x = x.astype(jnp.float32)
-        mean = jnp.mean(x, axis=(0, 1, 2))
-        mean_of_squares = jnp.mean(x * x, axis=(0, 1, 2))
-        if self.axis_name is not None and not self.is_initializing():
-            mean, mean_of_squares = lax.pmean((mean, mean_of_squares), self.axis_name)
-        # Rounding can push the variance of a constant channel below zero.
-        return mean, jnp.maximum(mean_of_squares - mean * mean, 0.0)

@@ -19,6 +19,7 @@ from ml_collections import ConfigDict
 
 from crl_jax.errors import UserError
 from crl_jax.models import layers, units
+from crl_jax.models.batch_norm import BatchNorm
 from crl_jax.models.cross_residual import CrossResidual
 
 Array = jax.Array
@@ -138,9 +139,7 @@ class MultitaskResNet(nn.Module):
           UserError: `branch_from` is not a layer of this network.
         """
         branched = branched_layers(self.depth, self.branch_from)
-        norm = functools.partial(
-            layers.BatchNorm, train=train, axis_name=self.batch_norm_axis
-        )
+        norm = functools.partial(BatchNorm, train=train, axis_name=self.batch_norm_axis)
         unit_class, unit_settings, stage_sizes = self._architecture()
 
         x = self._normalise(images)
@@ -161,7 +160,7 @@ class MultitaskResNet(nn.Module):
                 residual, shortcut = unit(x)
                 if name in branched:
                     shortcut = self._cross_residual(name)(shortcut)
-                x = nn.relu(residual + shortcut)
+                x = layers.relu(residual + shortcut)
 
         heads = units.Heads(dict(self.classes), self._task_axis, name="head")
         return heads(x)

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 
+from crl_jax.models.layers import relu
+
 Array = jax.Array
 Layer = Callable[..., Any]
 
@@ -35,7 +37,7 @@ class Stem(nn.Module):
         x = self.conv(
             self.features, size=7 if large else 3, stride=2 if large else 1, name="conv"
         )(x)
-        x = nn.relu(self.norm(name="norm")(x))
+        x = relu(self.norm(name="norm")(x))
         if large:
             x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
         return x
@@ -60,7 +62,7 @@ class BasicUnit(nn.Module):
     def __call__(self, x: Array) -> tuple[Array, Array]:
         """Returns the residual and the shortcut of `x`, both `[B, H', W', C']`."""
         y = self.conv(self.features, size=3, stride=self.stride, name="conv1")(x)
-        y = nn.relu(self.norm(name="norm1")(y))
+        y = relu(self.norm(name="norm1")(y))
         y = self.conv(self.features, size=3, name="conv2")(y)
         # The unit begins as its shortcut alone (Goyal et al. 2017, section 5.1).
         y = self.norm(name="norm2", scale_init=nn.initializers.zeros)(y)
@@ -92,9 +94,9 @@ class BottleneckUnit(nn.Module):
             (self.stride, 1) if self.stride_in == "1x1" else (1, self.stride)
         )
         y = self.conv(self.features, size=1, stride=first, name="conv1")(x)
-        y = nn.relu(self.norm(name="norm1")(y))
+        y = relu(self.norm(name="norm1")(y))
         y = self.conv(self.features, size=3, stride=second, name="conv2")(y)
-        y = nn.relu(self.norm(name="norm2")(y))
+        y = relu(self.norm(name="norm2")(y))
         y = self.conv(self.features * self.expansion, size=1, name="conv3")(y)
         y = self.norm(name="norm3", scale_init=nn.initializers.zeros)(y)
         return y, _shortcut(self, x, y.shape[-1])

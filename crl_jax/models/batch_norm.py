@@ -1,0 +1,145 @@
+"""Batch normalisation that keeps only its input for the backward pass."""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import lax
+
+Array = jax.Array
+
+
+class BatchNorm(nn.Module):
+    """Batch normalisation of the channels of `[B, H, W, C]`, Ioffe and Szegedy 2015.
+
+    Mean, variance, scale and bias are first folded to one factor and one summand a
+    channel, so that the pictures are read once. Statistics and arithmetic are float32.
+
+    Attributes:
+      train: whether to use, and record, the statistics of this batch.
+      axis_name: mapped axis over which the statistics are averaged; None: not at all.
+      momentum: share of the running statistics that a batch leaves as it is.
+      epsilon: added to the variance.
+    """
+
+    train: bool
+    axis_name: str | None = None
+    momentum: float = 0.9
+    epsilon: float = 1e-5
+    scale_init: Callable[..., Array] = nn.initializers.ones
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """Normalises `x`, `[B, H, W, C]`, and keeps its dtype."""
+        shape = (x.shape[-1],)
+        scale = self.param("scale", self.scale_init, shape, jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, shape, jnp.float32)
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape)
+        running_var = self.variable("batch_stats", "var", jnp.ones, shape)
+        if not self.train:
+            inverse_std = lax.rsqrt(running_var.value + self.epsilon)
+            return _scale_and_shift(x, running_mean.value, inverse_std, scale, bias)
+
+        axis_name = None if self.is_initializing() else self.axis_name
+        mean, var = batch_statistics(lax.stop_gradient(x), axis_name)
+        if not self.is_initializing():
+            keep = self.momentum
+            running_mean.value = keep * running_mean.value + (1 - keep) * mean
+            running_var.value = keep * running_var.value + (1 - keep) * var
+        inverse_std = lax.rsqrt(var + self.epsilon)
+        return normalise(axis_name, x, mean, inverse_std, scale, bias)
+
+
+def batch_statistics(x: Array, axis_name: str | None) -> tuple[Array, Array]:
+    """Returns mean and variance of the channels of `x`, `[C]` each, float32.
+
+    Args:
+      x: `[B, H, W, C]`.
+      axis_name: mapped axis over which they are averaged; None: not at all.
+    """
+    x = x.astype(jnp.float32)
+    mean = jnp.mean(x, axis=(0, 1, 2))
+    mean_of_squares = jnp.mean(x * x, axis=(0, 1, 2))
+    if axis_name is not None:
+        mean, mean_of_squares = lax.pmean((mean, mean_of_squares), axis_name)
+    # Rounding can push the variance of a constant channel below zero.
+    return mean, jnp.maximum(mean_of_squares - mean * mean, 0.0)
+
+
+# JAX's own derivative would keep float32 copies of x; this one keeps x as it is.
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def normalise(
+    axis_name: str | None,
+    x: Array,
+    mean: Array,
+    inverse_std: Array,
+    scale: Array,
+    bias: Array,
+) -> Array:
+    """Normalises `x` with its own batch statistics.
+
+    The derivative with respect to x includes what x does through the statistics (Ioffe
+    and Szegedy 2015, section 3); hence that with respect to the statistics is zero.
+
+    Args:
+      axis_name: mapped axis that the statistics were averaged over; None: not at all.
+      x: `[B, H, W, C]`.
+      mean: of the channels of x, `[C]` float32.
+      inverse_std: one over their standard deviation, `[C]` float32.
+      scale: `[C]` float32.
+      bias: `[C]` float32.
+
+    Returns:
+      `[B, H, W, C]`, of the dtype of x.
+    """
+    return _scale_and_shift(x, mean, inverse_std, scale, bias)
+
+
+def _normalise_forward(
+    axis_name: str | None,
+    x: Array,
+    mean: Array,
+    inverse_std: Array,
+    scale: Array,
+    bias: Array,
+) -> tuple[Array, tuple[Array, ...]]:
+    y = _scale_and_shift(x, mean, inverse_std, scale, bias)
+    return y, (x, mean, inverse_std, scale)
+
+
+def _normalise_backward(
+    axis_name: str | None, kept: tuple[Array, ...], y_bar: Array
+) -> tuple[Array, ...]:
+    x, mean, inverse_std, scale = kept
+    y_bar = y_bar.astype(jnp.float32)
+    bias_bar = jnp.sum(y_bar, axis=(0, 1, 2))
+    scale_bar = (jnp.sum(y_bar * x, axis=(0, 1, 2)) - mean * bias_bar) * inverse_std
+
+    # Over devices x acts through the mean of their statistics; scale and bias do not.
+    bias_mean, scale_mean = bias_bar, scale_bar
+    if axis_name is not None:
+        bias_mean, scale_mean = lax.pmean((bias_bar, scale_bar), axis_name)
+    count = x.size // x.shape[-1]
+    factor = scale * inverse_std
+    slope = -factor * inverse_std * scale_mean / count
+    summand = -factor * bias_mean / count - slope * mean
+    x_bar = y_bar * _channels(factor) + x * _channels(slope) + _channels(summand)
+    none = jnp.zeros_like(mean)
+    return x_bar.astype(x.dtype), none, none, scale_bar, bias_bar
+
+
+normalise.defvjp(_normalise_forward, _normalise_backward)
+
+
+def _scale_and_shift(
+    x: Array, mean: Array, inverse_std: Array, scale: Array, bias: Array
+) -> Array:
+    factor = scale * inverse_std
+    return (x * _channels(factor) + _channels(bias - mean * factor)).astype(x.dtype)
+
+
+def _channels(v: Array) -> Array:
+    """Returns `[C]` as `[1, 1, 1, C]`, since ranks are not promoted."""
+    return jnp.expand_dims(v, (0, 1, 2))
