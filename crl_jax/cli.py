@@ -14,7 +14,7 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from crl_jax import config_check
-from crl_jax.errors import UserError
+from crl_jax.errors import Stopped, UserError
 
 
 def parser(verb: str, description: str | None) -> argparse.ArgumentParser:
@@ -173,13 +173,19 @@ def _set(config: ConfigDict, name: str, text: str) -> None:
 
 
 def run(main: Callable[[], None]) -> None:
-    """Runs a verb; a `UserError` is printed as one message, with exit status 2."""
+    """Runs a verb; a `UserError` is printed as one message, with exit status 2.
+
+    A run that a signal stopped exits with 128 plus its number, as shells have it.
+    """
     logging.set_verbosity(logging.ERROR)  # what libraries note is not for users
     try:
         main()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except Stopped as stopped:
+        print(stopped, file=sys.stderr)
+        sys.exit(128 + stopped.number)
     except KeyboardInterrupt:
         print("Stopped.", file=sys.stderr)
         sys.exit(130)

@@ -7,8 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from crl_jax.errors import UserError
-
 Array = jax.Array
 Sums = dict[str, dict[str, Array]]
 Means = dict[str, dict[str, float]]
@@ -55,6 +53,23 @@ def sums(
         "top1": jnp.sum(all_right, dtype=jnp.int32),
     }
     return result
+
+
+def zeros(classes: Mapping[str, int]) -> Sums:
+    """Returns the sums of no example, `{task: ...}` for tasks with K classes each."""
+    zero, count = jnp.zeros(()), jnp.zeros((), jnp.int32)
+    result: Sums = {
+        task: {
+            "count": count,
+            "loss": zero,
+            "top1": count,
+            "top5": count,
+            "class_count": jnp.zeros(k, jnp.int32),
+            "class_top1": jnp.zeros(k, jnp.int32),
+        }
+        for task, k in classes.items()
+    }
+    return result | {JOINT: {"count": count, "top1": count}}
 
 
 def _rank_of_label(logits: Array, labels: Array) -> Array:
@@ -131,20 +146,3 @@ def score(result: Means, best_by: str) -> float | None:
         if task != JOINT and values["count"] and best_by in (task, "mean")
     }
     return float(np.mean(list(top1.values()))) if top1 else None
-
-
-def check_finite(result: Means, step: int) -> None:
-    """Raises UserError if a task's loss is infinite or no number any more.
-
-    Args:
-      result: from `means`, of the steps up to `step`.
-      step: updates done.
-    """
-    for task, values in result.items():
-        if values["count"] and not np.isfinite(values.get("loss", 0.0)):
-            raise UserError(
-                f"The loss of task {task} is {values['loss']} at step {step:,}: the "
-                "training diverged. What usually helps: a lower "
-                "config.optim.learning_rate, a longer config.optim.warmup, "
-                "config.optim.clip_norm=1."
-            )

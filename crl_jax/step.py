@@ -6,75 +6,40 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from flax import struct
 from jax import lax
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
 from crl_jax import losses, metrics, optim
 from crl_jax.data import Batch
 from crl_jax.models.network import DATA_AXIS, TASK_AXIS, MultitaskResNet
+from crl_jax.train_state import TrainState
 
 Array = jax.Array
 
+Report = dict[str, Any]  # {"losses": {task: []}, "skipped": []}
+
 _WHOLE = P()  # on every device
-
-
-@struct.dataclass
-class TrainState:
-    """All that a run changes; a checkpoint holds this and nothing else.
-
-    Attributes:
-      step: number of updates done, which is also the position in the data.
-      variables: `{"params": ..., "batch_stats": ...}` of the network.
-      opt_state: state of the optimiser.
-      average: moving average of `variables`, or None.
-    """
-
-    step: Array
-    variables: Any
-    opt_state: Any
-    average: Any
-
-    @property
-    def evaluated(self) -> Any:
-        """The variables to evaluate and to predict with."""
-        return self.variables if self.average is None else self.average
-
-
-def create_state(
-    network: MultitaskResNet,
-    optimizer: optax.GradientTransformation,
-    config: ConfigDict,
-) -> TrainState:
-    """Returns the state before the first step; a function of the seed alone.
-
-    Jit it, or give it to `jax.eval_shape` for the shapes alone.
-    """
-    size = config.data.image_size
-    images = jnp.zeros((1, size, size, 3), jnp.uint8)
-    whole = network.clone(task_devices=1)
-    variables = whole.init(jax.random.key(config.train.seed), images)
-    return TrainState(
-        step=jnp.zeros((), jnp.int32),
-        variables=variables,
-        opt_state=optimizer.init(variables["params"]),
-        average=jax.tree.map(jnp.copy, variables) if config.optim.ema > 0 else None,
-    )
 
 
 def make_train_step(
     network: MultitaskResNet,
     optimizer: optax.GradientTransformation,
     config: ConfigDict,
-) -> Callable[[TrainState, Batch], tuple[TrainState, metrics.Sums]]:
+) -> Callable[[TrainState, Batch], tuple[TrainState, Report]]:
     """Returns the step of one device, for a map over the axis `DATA_AXIS`.
 
     It takes the state, the same on every device, and the device's share of a batch; it
-    returns the next state, the same on every device, and the sums of the whole batch.
+    returns the next state, the same on every device, and what to watch of the step:
+    `{"losses": {task: []}, "skipped": []}`.
+
+    Where a loss or the gradient is infinite or no number, only the count of skipped
+    steps changes; and unless `config.train.skip_nonfinite`, no later step changes
+    anything either, so that the state before stays for whoever looks into it.
     """
     weights = {task: settings.weight for task, settings in config.tasks.items()}
+    norm, skip = gradient_norm(network), config.train.skip_nonfinite
 
     def loss_and_sums(
         params: Any, batch_stats: Any, batch: Batch, counts: Mapping[str, Array]
@@ -92,7 +57,7 @@ def make_train_step(
         sums = metrics.sums(logits, batch["labels"], per_example)
         return loss, (updated["batch_stats"], sums)
 
-    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, metrics.Sums]:
+    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Report]:
         params = state.variables["params"]
         # Means are over the labelled examples of all devices, however they are spread.
         counts = lax.psum(
@@ -123,10 +88,46 @@ def make_train_step(
             average = optim.update_average(
                 average, variables, state.step, config.optim.ema
             )
-        state = TrainState(state.step + 1, variables, opt_state, average)
-        return state, sums
+        new = TrainState(
+            step=state.step + 1,
+            variables=variables,
+            opt_state=opt_state,
+            average=average,
+            sums=jax.tree.map(jnp.add, state.sums, sums),
+            skipped=state.skipped,
+        )
+        losses_now = {task: sums[task]["loss"] for task in counts}
+        new = _unless_broken(state, new, losses_now, norm(gradients), skip)
+        return new, {"losses": losses_now, "skipped": new.skipped}
 
     return train_step
+
+
+def _unless_broken(
+    old: TrainState,
+    new: TrainState,
+    losses_now: Mapping[str, Array],
+    norm: Array,
+    skip: bool,
+) -> TrainState:
+    """Returns `new`, or `old` where a loss or the gradient is infinite or no number.
+
+    Args:
+      old: state before the step.
+      new: state after it.
+      losses_now: `{task: []}` of the step.
+      norm: of its gradient.
+      skip: whether the run goes on after such a step; it then counts as done.
+    """
+    finite = jnp.isfinite(norm)
+    for loss in losses_now.values():
+        finite &= jnp.isfinite(loss)
+    good = finite if skip else finite & (old.skipped == 0)
+    kept = jax.tree.map(lambda n, o: jnp.where(good, n, o), new, old)
+    return kept.replace(
+        step=new.step if skip else kept.step,
+        skipped=old.skipped + (~finite).astype(jnp.int32),
+    )
 
 
 def _split(tree: Any, stacked: frozenset[str]) -> tuple[Any, Any]:
@@ -192,47 +193,6 @@ def _accumulate(
     _, shapes = jax.eval_shape(compute, batch_stats, first)
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
     return lax.scan(add_part, (batch_stats, zeros), batch)[0]
-
-
-def abstract_state(
-    network: MultitaskResNet,
-    optimizer: optax.GradientTransformation,
-    config: ConfigDict,
-    mesh: Mesh,
-) -> TrainState:
-    """Returns the shapes and dtypes of a state, and how it lies on the devices.
-
-    Each device has all of it, but of what is stacked over tasks only its part of
-    `TASK_AXIS`.
-    """
-    state = jax.eval_shape(lambda: create_state(network, optimizer, config))
-    stacked = network.stacked_layers
-
-    def place(path: tuple[Any, ...], leaf: Any) -> jax.ShapeDtypeStruct:
-        layers = {key.key for key in path if isinstance(key, jax.tree_util.DictKey)}
-        divided = network.task_devices > 1 and layers & stacked
-        sharding = NamedSharding(mesh, P(TASK_AXIS) if divided else P())
-        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
-
-    return jax.tree.map_with_path(place, state)
-
-
-def create(
-    network: MultitaskResNet,
-    optimizer: optax.GradientTransformation,
-    config: ConfigDict,
-    abstract: TrainState,
-) -> TrainState:
-    """Returns `create_state` on the devices, as `abstract` says, in one program."""
-    places = jax.tree.map(lambda leaf: leaf.sharding, abstract)
-    return jax.jit(
-        lambda: create_state(network, optimizer, config), out_shardings=places
-    )()
-
-
-def partition_specs(abstract: Any) -> Any:
-    """Returns over which axes each array is divided, from `abstract_state`."""
-    return jax.tree.map(lambda leaf: leaf.sharding.spec, abstract)
 
 
 def gradient_norm(network: MultitaskResNet) -> Callable[[Any], Array]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from jax.sharding import Mesh
 
-from crl_jax import models, optim, step, workdir
+from crl_jax import models, optim, train_state, workdir
 from crl_jax.checkpoints import Checkpoints
 from crl_jax.errors import UserError
 
@@ -43,10 +43,9 @@ def load(directory: Path, mesh: Mesh) -> Trained:
     classes = {task: len(names) for task, names in run.classes.items()}
     network = models.build(run.config, classes).clone(task_devices=1)
     optimizer = optim.make(run.config.optim, lambda count: 0.0)
-    abstract = step.abstract_state(network, optimizer, run.config, mesh)
+    abstract = train_state.abstract_state(network, optimizer, run.config, mesh)
     with closing(Checkpoints(directory, read_only=True)) as checkpoints:
-        best = checkpoints.best
-        if best is None:
-            raise UserError(f"--workdir={directory} has no checkpoint yet.")
-        state = checkpoints.restore(best, abstract)
+        best, state = checkpoints.restore_best(abstract)
+    if state is None:
+        raise UserError(f"--workdir={directory} has no checkpoint yet.")
     return Trained(run, network, state.evaluated, best)

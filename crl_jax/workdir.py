@@ -1,7 +1,11 @@
 """A run's folder: `config.json`, `classes.json`, `data.json`, `result.json`."""
 
+import fcntl
 import json
-from collections.abc import Mapping, Sequence
+import os
+import platform
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,41 +45,70 @@ class Run:
     data: str
 
 
-def claim(workdir: Path, run: Run) -> None:
-    """Writes what the run in `workdir` is, or checks that it still is the same.
+@contextmanager
+def claim(workdir: Path, run: Run) -> Iterator[None]:
+    """Keeps `workdir` for a run, which it describes, until the block ends.
 
-    A run that made no checkpoint came to nothing; another may take its folder.
+    An earlier run that made no checkpoint came to nothing; another may take its folder.
 
     Args:
       workdir: made if it does not exist.
       run: what is going to be trained.
 
     Raises:
-      UserError: `workdir` cannot be written, or holds a run with another config or on
-        other data.
+      UserError: `workdir` cannot be written, is in use, or holds a run with another
+        config or on other data.
     """
-    _check_free(workdir, run)
-    content = json.loads(run.config.to_json())
-    for name in ("manifest", "dir"):  # it can then be evaluated from any folder
-        if content["data"][name]:
-            content["data"][name] = str(Path(content["data"][name]).resolve())
+    with _lock(workdir):
+        _check_free(workdir, run)
+        content = json.loads(run.config.to_json())
+        for name in ("manifest", "dir"):  # it can then be evaluated from any folder
+            if content["data"][name]:
+                content["data"][name] = str(Path(content["data"][name]).resolve())
+        classes = {task: list(names) for task, names in run.classes.items()}
+        try:
+            _write_json(workdir / "classes.json", classes)
+            _write_json(workdir / "data.json", {"identity": run.data})
+            _write_json(workdir / "config.json", content)
+        except OSError as error:
+            raise _unwritable(workdir, error) from error
+        yield
+
+
+def _unwritable(workdir: Path, error: OSError) -> UserError:
+    return UserError(
+        f"--workdir={workdir} cannot be written: {error.strerror}. Give another one."
+    )
+
+
+@contextmanager
+def _lock(workdir: Path) -> Iterator[None]:
+    """Keeps other runs out of `workdir`, until the block or the process ends."""
+    if workdir.exists() and not workdir.is_dir():
+        raise UserError(f"--workdir={workdir} is a file; give a folder.")
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        _write_json(
-            workdir / "classes.json", {t: list(c) for t, c in run.classes.items()}
-        )
-        _write_json(workdir / "data.json", {"identity": run.data})
-        _write_json(workdir / "config.json", content)
+        file = (workdir / "lock").open("a+")
     except OSError as error:
-        raise UserError(
-            f"--workdir={workdir} cannot be written: {error.strerror}. Give another "
-            "one."
-        ) from error
+        raise _unwritable(workdir, error) from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
+            raise UserError(
+                f"--workdir={workdir} is in use by {file.read().strip()}: wait for it, "
+                "stop it, or give another --workdir."
+            ) from error
+        except OSError:
+            pass  # not on all network file systems can a file be locked
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {platform.node()}")
+        file.flush()
+        yield
 
 
 def _check_free(workdir: Path, run: Run) -> None:
-    if workdir.exists() and not workdir.is_dir():
-        raise UserError(f"--workdir={workdir} is a file; give a folder.")
     folders = (workdir / "checkpoints").glob("*")
     if not any(folder.name.isdigit() for folder in folders):
         return

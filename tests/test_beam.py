@@ -111,9 +111,7 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path, run):
 def test_beam_needs_a_manifest(tmp_path, run):
     write(tmp_path)
     more = ("--config.data.manifest=", "--config.data.tfds=digits")
-    with pytest.raises(
-        UserError, match="--beam reads .* config.data.manifest: set"
-    ):
+    with pytest.raises(UserError, match="--beam reads .* config.data.manifest: set"):
         run("shards", ON_BEAM, *more, "--config.data.tasks.digit=noun")
 
 

@@ -179,7 +179,8 @@ def test_tasks_keep_their_order(tmp_path):
     assert list(config.data.tasks) == ["noun", "adjective", "anp"]
     classes = {"noun": ["a", "b"], "adjective": ["c", "d"], "anp": ["e", "f"]}
     config = config_check.with_tasks(config, {task: 2 for task in classes})
-    workdir.claim(tmp_path, workdir.Run(config, classes, "digits/1.0.0"))
+    with workdir.claim(tmp_path, workdir.Run(config, classes, "digits/1.0.0")):
+        pass
     read = workdir.read(tmp_path).config
     assert list(read.data.tasks) == list(read.tasks) == ["noun", "adjective", "anp"]
     assert config_lib.differences(read, config) == []

@@ -6,13 +6,14 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 
-from crl_jax import checkpoints, devices, models, optim, step, workdir
+from crl_jax import checkpoints, devices, models, optim, train_state, workdir
 
 PROJECT = Path(__file__).parents[1]
 OVERRIDES = [
@@ -72,11 +73,11 @@ def final_state(directory):
     run = workdir.read(directory)
     network = models.build(run.config, {t: len(c) for t, c in run.classes.items()})
     optimizer = optim.make(run.config.optim, lambda count: 0.0)
-    abstract = step.abstract_state(network, optimizer, run.config, devices.make_mesh())
-    saved = checkpoints.Checkpoints(directory, read_only=True)
-    state = saved.restore(saved.latest, abstract)
-    saved.close()
-    return jax.device_get(state)
+    abstract = train_state.abstract_state(
+        network, optimizer, run.config, devices.make_mesh()
+    )
+    with closing(checkpoints.Checkpoints(directory, read_only=True)) as saved:
+        return jax.device_get(saved.restore_latest(abstract)[1])
 
 
 def test_two_processes_are_killed_and_one_goes_on(solid_pictures, shards, tmp_path):

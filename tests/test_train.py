@@ -2,6 +2,8 @@
 
 import csv
 import json
+import re
+from contextlib import closing
 from pathlib import Path
 
 import jax
@@ -9,11 +11,12 @@ import numpy as np
 import pytest
 
 from crl_jax import config as config_lib
-from crl_jax import config_check, devices, models, optim, step, workdir
+from crl_jax import config_check, devices, models, optim, train_state, workdir
 from crl_jax.checkpoints import Checkpoints
 from crl_jax.data.quiet import tfds
 from crl_jax.errors import UserError
-from crl_jax.train import Schedule, train
+from crl_jax.schedule import Schedule
+from crl_jax.train import train
 
 
 class TwoLevels(tfds.core.GeneratorBasedBuilder):
@@ -61,11 +64,11 @@ def final_state(config, directory):
     config = run.config
     network = models.build(config, {t: len(names) for t, names in run.classes.items()})
     optimizer = optim.make(config.optim, lambda count: 0.0)
-    abstract = step.abstract_state(network, optimizer, config, devices.make_mesh())
-    checkpoints = Checkpoints(Path(directory), read_only=True)
-    state = checkpoints.restore(checkpoints.latest, abstract)
-    checkpoints.close()
-    return jax.device_get(state)
+    abstract = train_state.abstract_state(
+        network, optimizer, config, devices.make_mesh()
+    )
+    with closing(Checkpoints(Path(directory), read_only=True)) as checkpoints:
+        return jax.device_get(checkpoints.restore_latest(abstract)[1])
 
 
 def test_two_steps_on_a_tfds_data_set(new_config, tmp_path):
@@ -294,9 +297,35 @@ def test_a_task_without_validation_labels_cannot_choose(new_config, tmp_path):
 def test_a_loss_that_is_no_number_stops_the_run(small_config, tmp_path):
     small_config.optim.learning_rate = 1e30
     small_config.optim.warmup = 0.0
-    with pytest.raises(UserError, match=r"loss of task \w+ is (nan|inf) at step \d"):
+    with pytest.raises(
+        UserError, match=r"is infinite or no number at step (\d)"
+    ) as stop:
         train(small_config, tmp_path)
-    assert Checkpoints(tmp_path, read_only=True).latest is None
+    number = int(re.search(r"at step (\d)", str(stop.value))[1])
+    # The state before the step is there, and the names of the step's pictures.
+    state = final_state(small_config, tmp_path)
+    assert state.step == number - 1
+    for leaf in jax.tree.leaves(state):
+        assert np.isfinite(leaf).all()
+    broken = json.loads((tmp_path / "broken_step.json").read_text())
+    assert broken["step"] == number
+    assert len(broken["files"]) == 8
+    assert set(broken["files"]) <= {f"{i:02}.png" for i in range(14)}
+
+
+def test_steps_without_a_number_can_be_left_out(small_config, tmp_path):
+    small_config.optim.learning_rate = 1e30
+    small_config.optim.warmup = 0.0
+    small_config.train.skip_nonfinite = True
+    train(small_config, tmp_path)
+    with (tmp_path / "metrics.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["split"] == "train"]
+    assert [row["step"] for row in rows] == list("123456")
+    assert 0 < int(rows[-1]["skipped"]) < 6
+    state = final_state(small_config, tmp_path)
+    assert state.step == 6
+    for leaf in jax.tree.leaves(state):
+        assert np.isfinite(leaf).all()
 
 
 def test_training_without_validation_keeps_the_newest(small_config, tmp_path):
@@ -361,4 +390,4 @@ def test_schedule_by_hand():
     schedule = Schedule.of(config, examples=10)
     assert [s for s in range(1, 11) if schedule.evaluates(s)] == [4, 8, 10]
     assert [s for s in range(1, 11) if schedule.saves(s)] == [3, 4, 6, 8, 9, 10]
-    assert [s for s in range(1, 11) if schedule.logs(s)] == [3, 4, 6, 8, 9, 10]
+    assert [s for s in range(1, 11) if schedule.logs(s)] == [4, 8, 10]

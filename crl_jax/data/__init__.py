@@ -2,6 +2,6 @@
 
 from typing import Any
 
-# {"image": [B, H, W, 3] uint8, "labels": {task: [B] int32}}, -1 where a label is
-# missing; batches for evaluation also have "file", [B] bytes.
+# {"image": [B, H, W, 3] uint8, "labels": {task: [B] int32}, "file": [B] bytes}; a label
+# of -1 is missing. Names of files stay on the host.
 Batch = dict[str, Any]

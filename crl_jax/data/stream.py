@@ -35,8 +35,8 @@ def train_batches(
       first_step: steps that were done before.
 
     Returns:
-      An iterator over `{"image": [B, H, W, 3] uint8, "labels": {task: [B] int32}}`,
-      where a label of -1 is missing.
+      An iterator over `{"image": [B, H, W, 3] uint8, "labels": {task: [B] int32},
+      "file": [B] bytes}`, where a label of -1 is missing.
     """
     records = Records(source.split(config.data.train_split))
     seed = config.train.seed
@@ -52,11 +52,12 @@ def train_batches(
         )
         return tf.searchsorted(reach, tf.gather(draws, share)), positions
 
-    def example(record: tf.Tensor, position: tf.Tensor) -> Batch:
+    def example(record: tf.Tensor, number: tf.Tensor, position: tf.Tensor) -> Batch:
         features = _parse(source, record)
         image_seed = tf.stack([tf.cast(seed, tf.int64), position])
         image = preprocess.train_image(features[source.image], image_seed, config.data)
-        return {"image": image, "labels": _labels(source, features)}
+        name = features.get("file", tf.strings.as_string(number))
+        return {"image": image, "labels": _labels(source, features), "file": name}
 
     steps = tf.data.Dataset.range(first_step, np.iinfo(np.int64).max)
     dataset = steps.map(numbers)
@@ -85,11 +86,11 @@ def eval_batches(source: Source, config: ConfigDict, split: str) -> Iterable[Bat
         positions = tf.where(positions < len(records), positions, _NO_EXAMPLE)
         return tf.maximum(positions, 0), positions
 
-    def example(record: tf.Tensor, position: tf.Tensor) -> Batch:
+    def example(record: tf.Tensor, number: tf.Tensor, position: tf.Tensor) -> Batch:
         features = _parse(source, record)
         real = position != _NO_EXAMPLE
         labels = _labels(source, features)
-        name = features.get("file", tf.strings.as_string(position))
+        name = features.get("file", tf.strings.as_string(number))
         return {
             "image": preprocess.eval_image(features[source.image], config.data),
             "labels": {t: tf.where(real, label, -1) for t, label in labels.items()},
@@ -145,16 +146,16 @@ def _batches(
     Args:
       numbers: of `(numbers of examples [B], positions [B])`.
       records: where to read them.
-      example: `(record, position) -> example`.
+      example: `(record, number, position) -> example`.
       batch_size: B.
     """
 
-    def read(numbers: tf.Tensor, positions: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def read(numbers: tf.Tensor, positions: tf.Tensor) -> tuple[tf.Tensor, ...]:
         read_all = tf.numpy_function(
             lambda n: np.array(records.read(n), object), [numbers], tf.string
         )
         read_all.set_shape((batch_size,))
-        return read_all, positions
+        return read_all, numbers, positions
 
     dataset = (
         numbers.map(read, num_parallel_calls=2)
