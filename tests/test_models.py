@@ -1,6 +1,8 @@
 """The network against formulas, counts and other networks."""
 
 import functools
+import subprocess
+import sys
 
 import chex
 import jax
@@ -147,9 +149,10 @@ def test_parameter_counts_are_the_published_ones(depth, count):
     assert parameter_count(network) == count
 
 
-def test_zero_cross_weights_give_the_multitask_network_bit_for_bit():
+@pytest.mark.parametrize("kind", ["scalar", "channel", "conv"])
+def test_zero_cross_weights_give_the_multitask_network_bit_for_bit(kind):
     m = tiny(branch_from="res5a", cross_init=0.0)
-    x = tiny(branch_from="res5a", cross_init=0.0, cross_learned=True)
+    x = tiny(branch_from="res5a", cross_kind=kind, cross_init=0.0, cross_learned=True)
     variables = perturbed(init(m, images()))
     crossed = init(x, images())
     weights = {k: v for k, v in crossed["params"].items() if k.endswith("_cross")}
@@ -159,6 +162,16 @@ def test_zero_cross_weights_give_the_multitask_network_bit_for_bit():
     both = {**variables, "params": {**variables["params"], **weights}}
     logits_x = apply(x, both, images())
     chex.assert_trees_all_equal(logits_m, logits_x)
+
+
+def test_network_and_step_need_no_tensorflow():
+    code = (
+        "import sys, crl_jax.models, crl_jax.step;"
+        "print(sorted(m for m in sys.modules if m.startswith('tensorflow')))"
+    )
+    arguments = [sys.executable, "-c", code]
+    result = subprocess.run(arguments, capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
 
 
 def test_cross_weights_change_the_logits():

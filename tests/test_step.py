@@ -1,5 +1,6 @@
 """The step: masks, devices, accumulation and what crosses the wire."""
 
+import functools
 import re
 
 import chex
@@ -234,6 +235,29 @@ def test_loss_against_numpy():
         np.testing.assert_allclose(result[task]["loss"], expected, rtol=1e-5)
 
 
+def test_train_step_smooths_the_labels():
+    _, network, train_step, state = make(**{"optim.label_smoothing": 0.3})
+    batch = make_batch(missing=False)
+    forward = functools.partial(network.apply, train=True, mutable=["batch_stats"])
+    by_device = jax.vmap(forward, in_axes=(None, 0), axis_name=DATA_AXIS)
+    logits, _ = by_device(state.variables, batch["image"][None])
+    _, sums = run(train_step, state, batch, devices=1, steps=1)
+    result = metrics.means([sums], list(CLASSES))
+    for task, labels in batch["labels"].items():
+        x = np.asarray(logits[task][0], np.float64)
+        log_p = x - np.log(np.exp(x).sum(-1, keepdims=True))
+        targets = 0.7 * np.eye(CLASSES[task])[labels] + 0.3 / CLASSES[task]
+        expected = -(targets * log_p).sum(-1).mean()
+        np.testing.assert_allclose(result[task]["loss"], expected, rtol=1e-4)
+
+
+def test_the_average_is_evaluated_where_there_is_one():
+    _, _, train_step, state = make(**{"optim.ema": 0.5})
+    state, _ = run(train_step, state, make_batch(), devices=1, steps=1)
+    chex.assert_trees_all_equal(state.evaluated, state.average)
+    assert state.replace(average=None).evaluated is state.variables
+
+
 def test_weight_decay_touches_kernels_only():
     config, _, _, state = make()
     mask = optim.is_kernel(state.variables["params"])
@@ -261,6 +285,45 @@ def test_sgd_against_the_rule_in_numpy():
         kernel, bias = kernel - 0.1 * v_kernel, bias - 0.1 * v_bias
     np.testing.assert_allclose(params["kernel"], kernel, rtol=1e-6)
     np.testing.assert_allclose(params["bias"], bias, rtol=1e-6)
+
+
+def updated_kernel(gradients, **changes):
+    """The kernel [1, -2] after a step of rate 0.1 along each of the gradients."""
+    config = default()
+    for name, value in changes.items():
+        config_check.set_field(config, f"optim.{name}", value)
+    optimizer = optim.make(config_check.check(config).optim, lambda count: 0.1)
+    params = {"kernel": jnp.array([1.0, -2.0])}
+    state = optimizer.init(params)
+    for gradient in gradients:
+        updates, state = optimizer.update({"kernel": gradient}, state, params)
+        params = optax.apply_updates(params, updates)
+    return params["kernel"]
+
+
+GRADIENTS = np.array([[0.5, 0.25], [-1.0, 2.0], [0.1, 0.0]], np.float32)
+
+
+def test_nesterov_against_the_rule_in_numpy():
+    """v = m v + g; w = w - r (g + m v), where g includes the decay."""
+    w, v = np.array([1.0, -2.0]), np.zeros(2)
+    for gradient in GRADIENTS:
+        g = gradient + 1e-2 * w
+        v = 0.9 * v + g
+        w = w - 0.1 * (g + 0.9 * v)
+    result = updated_kernel(GRADIENTS, nesterov=True, weight_decay=1e-2)
+    np.testing.assert_allclose(result, w, rtol=1e-5)
+
+
+def test_adamw_against_the_rule_in_numpy():
+    """w = w - r (m / (sqrt(s) + e) + d w), m and s without their bias."""
+    w, m, s = np.array([1.0, -2.0]), np.zeros(2), np.zeros(2)
+    for i, g in enumerate(GRADIENTS, start=1):
+        m, s = 0.9 * m + 0.1 * g, 0.999 * s + 0.001 * g**2
+        unbiased_m, unbiased_s = m / (1 - 0.9**i), s / (1 - 0.999**i)
+        w = w - 0.1 * (unbiased_m / (np.sqrt(unbiased_s) + 1e-8) + 1e-2 * w)
+    result = updated_kernel(GRADIENTS, name="adamw", weight_decay=1e-2)
+    np.testing.assert_allclose(result, w, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["sgd", "adamw"])
