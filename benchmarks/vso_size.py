@@ -1,6 +1,6 @@
 """Time, memory and disk of a data set of VSO's size, from folders to batches.
 
-  python -m benchmarks.vso_size --folder=/tmp/vso_size
+  python -m benchmarks.vso_size --folder=vso_size
 
 Makes 553 folders of small JPEG pictures, all different, lists them, writes the shards
 (killed in the middle, and started again), streams an epoch of training batches, and
