@@ -16,7 +16,7 @@ from crl_jax.data import parts, pictures
 
 parts._THREADS = 2
 out, *paths = map(Path, sys.argv[1:])
-results = list(parts.encoded(paths, 0, out, "name"))
+results = list(parts.encoded(out / "part", paths, 0))
 print(sum(isinstance(result, pictures.BadPicture) for result in results))
 status = Path("/proc/self/status").read_text()
 print(status.partition("VmHWM:")[2].split()[0])
@@ -59,6 +59,6 @@ def test_the_largest_pictures_that_are_accepted(tmp_path):
     exif[0x0112] = 6
     Image.new("RGB", (8000, 8000)).save(tmp_path / "c.jpg", exif=exif, progressive=True)
     paths = [tmp_path / name for name in ("a.webp", "b.png", "c.jpg")]
-    refused, memory = prepare([p for p in paths for _ in range(2)], tmp_path / "out")
+    refused, memory = prepare([p for p in paths for _ in range(2)], tmp_path)
     assert refused == 0
     assert memory < LIMIT
