@@ -1,14 +1,19 @@
 """Checkpoints of a run with Orbax: the latest two and the best."""
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import orbax.checkpoint as ocp
 from etils import epath
-from jax.sharding import Mesh, NamedSharding
-from jax.sharding import PartitionSpec as P
+from jax import lax
 from orbax.checkpoint import checkpoint_managers as policies
+
+from crl_jax.errors import UserError
+from crl_jax.terminal import console
 
 
 class Checkpoints:
@@ -16,10 +21,15 @@ class Checkpoints:
 
     A checkpoint is the whole `TrainState`; its step number is the position in the data,
     so nothing else is needed to go on. Orbax writes it beside its place, in the
-    background, and renames it when it is whole.
+    background, and renames it when it is whole. A checksum of each array lies in it,
+    since nothing else would notice a bit that changed on the disk.
     """
 
     def __init__(self, workdir: Path, read_only: bool = False) -> None:
+        self._directory = (workdir / "checkpoints").resolve()
+        self._read_only = read_only
+        for folder in self._directory.glob("[0-9]*"):
+            self._check_score(folder)
         best = policies.BestN(
             get_metric_fn=_score, n=1, keep_checkpoints_without_metrics=False
         )
@@ -31,8 +41,9 @@ class Checkpoints:
             read_only=read_only,
             cleanup_tmp_directories=not read_only,
         )
-        directory = epath.Path((workdir / "checkpoints").resolve())
-        self._manager = ocp.CheckpointManager(directory, options=options)
+        self._manager = ocp.CheckpointManager(
+            epath.Path(self._directory), options=options
+        )
 
     @property
     def latest(self) -> int | None:
@@ -48,39 +59,110 @@ class Checkpoints:
             return self.latest
         return max(scored, key=lambda step: (_score(scores[step]), step))
 
-    def save(self, state: Any, step: int, score: float | None) -> None:
+    def save(self, state: Any, step: int, score: float | None = None) -> None:
         """Begins to write a checkpoint, unless this step has one.
+
+        One that cannot be written is told of; those before it stay whole.
 
         Args:
           state: the tree to save.
           step: updates done.
           score: by which the best is chosen, higher is better; None: not evaluated.
         """
+        self.wait()
         if step == self.latest:
             return
         metrics = None if score is None else {"score": score}
-        self._manager.save(step, args=ocp.args.StandardSave(state), metrics=metrics)
+        saved = {"state": state, "checksums": _checksums(state)}
+        try:
+            self._manager.save(step, args=ocp.args.StandardSave(saved), metrics=metrics)
+        except Exception as error:  # whatever the file system answers
+            self._tell_of_failure(error)
 
-    def restore(self, step: int, abstract_state: Any, mesh: Mesh) -> Any:
-        """Returns the state at `step`, on every device of `mesh`.
+    def restore_latest(self, abstract_state: Any) -> tuple[int, Any]:
+        """Returns the newest whole checkpoint's step and state, or 0 and None."""
+        return self._restore_whole("latest", abstract_state)
+
+    def restore_best(self, abstract_state: Any) -> tuple[int, Any]:
+        """Returns the step and state of the best whole checkpoint, or 0 and None."""
+        return self._restore_whole("best", abstract_state)
+
+    def _restore_whole(self, which: str, abstract_state: Any) -> tuple[int, Any]:
+        """Restores the latest or the best; sets damaged ones aside on the way.
 
         Args:
-          step: one that has a checkpoint.
-          abstract_state: shapes and dtypes, from `jax.eval_shape`.
-          mesh: where to place it.
+          which: "latest" or "best".
+          abstract_state: shapes, dtypes and places, from `train_state.abstract_state`.
+
+        Raises:
+          UserError: it is damaged, and this may only be read; or all are.
         """
-        everywhere = NamedSharding(mesh, P())
-        abstract_state = jax.tree.map(
-            lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=everywhere),
-            abstract_state,
+        damaged = False
+        while (step := getattr(self, which)) is not None:
+            try:
+                return step, self._restore(step, abstract_state)
+            except Exception as error:  # whatever Orbax finds wrong with the files
+                self._set_aside(self._directory / str(step), error)
+                self._manager.reload()
+                damaged = True
+        if damaged:
+            raise UserError(
+                f"No checkpoint in {self._directory} is whole: give another --workdir "
+                "to begin anew."
+            )
+        return 0, None
+
+    def _restore(self, step: int, abstract_state: Any) -> Any:
+        sums = jax.eval_shape(_checksums, abstract_state)
+        place = jax.tree.leaves(abstract_state)[0].sharding
+        sums = jax.tree.map(
+            lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=place), sums
         )
-        return self._manager.restore(
-            step, args=ocp.args.StandardRestore(abstract_state)
-        )
+        abstract = {"state": abstract_state, "checksums": sums}
+        saved = self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
+        found = jax.device_get(_checksums(saved["state"]))
+        if found != jax.device_get(saved["checksums"]):
+            raise ValueError("its numbers are not those that were saved")
+        return saved["state"]
+
+    def _check_score(self, folder: Path) -> None:
+        """Sets a checkpoint aside whose score cannot be read, which Orbax needs."""
+        path = folder / "metrics" / "metrics"
+        try:
+            if path.exists():
+                _score(json.loads(path.read_text("utf-8")))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            self._set_aside(folder, error)
+
+    def _set_aside(self, folder: Path, error: Exception) -> None:
+        reason = f"The checkpoint {folder} is damaged ({_first_line(error)})"
+        if self._read_only:
+            raise UserError(
+                f"{reason}. Start its training again: it goes on from the one before."
+            ) from error
+        damaged = folder.parent.parent / "damaged"
+        damaged.mkdir(exist_ok=True)
+        shutil.rmtree(damaged / folder.name, ignore_errors=True)
+        shutil.move(folder, damaged / folder.name)
+        console.print(f"{reason}; it now lies in {damaged}.", soft_wrap=True)
 
     def wait(self) -> None:
-        """Waits until what was saved is written."""
-        self._manager.wait_until_finished()
+        """Waits until what was saved is written, and tells of it if it cannot be."""
+        try:
+            self._manager.wait_until_finished()
+        except Exception as error:  # whatever the file system answers
+            self._tell_of_failure(error)
+
+    def _tell_of_failure(self, error: Exception) -> None:
+        for partial in self._directory.glob("*.orbax-checkpoint-tmp*"):
+            shutil.rmtree(partial, ignore_errors=True)  # it may fill the disk
+        self._manager.reload()
+        console.print(
+            f"A checkpoint could not be written to {self._directory} "
+            f"({_first_line(error)}). The run goes on; the newest whole one is of step "
+            f"{self.latest or 0:,}.",
+            soft_wrap=True,
+        )
 
     def close(self) -> None:
         """Waits, and lets go of the folder."""
@@ -90,3 +172,21 @@ class Checkpoints:
 
 def _score(metrics: Any) -> float:
     return metrics["score"]
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0][:200]
+
+
+@jax.jit
+def _checksums(tree: Any) -> Any:
+    """Returns a checksum of each array, `[]` uint32, which any changed bit changes."""
+
+    def checksum(x: jax.Array) -> jax.Array:
+        unsigned = jnp.dtype(f"uint{8 * x.dtype.itemsize}")
+        bits = lax.bitcast_convert_type(x, unsigned).astype(jnp.uint32).ravel()
+        # Odd numbers have inverses: a change of one element changes the sum.
+        odd = 2 * lax.iota(jnp.uint32, bits.size) + 1
+        return jnp.sum(bits * odd, dtype=jnp.uint32)
+
+    return jax.tree.map(checksum, tree)

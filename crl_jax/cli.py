@@ -2,6 +2,7 @@
 
 import argparse
 import ast
+import os
 import runpy
 import sys
 import traceback
@@ -13,7 +14,7 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from crl_jax import config_check
-from crl_jax.errors import UserError
+from crl_jax.errors import Stopped, UserError
 
 
 def parser(verb: str, description: str | None) -> argparse.ArgumentParser:
@@ -23,6 +24,7 @@ def parser(verb: str, description: str | None) -> argparse.ArgumentParser:
         description=description,
         formatter_class=_HelpFormatter,
         allow_abbrev=False,
+        argument_default=argparse.SUPPRESS,  # the called function has the defaults
     )
 
 
@@ -32,13 +34,35 @@ class _HelpFormatter(
     pass
 
 
+def path(text: str) -> Path:
+    """Returns the path that a flag's text means; `~` is the home folder.
+
+    Raises:
+      argparse.ArgumentTypeError: the text is empty.
+    """
+    if not text:
+        raise argparse.ArgumentTypeError("it is empty")
+    return Path(text).expanduser()
+
+
+def positive(text: str) -> int:
+    """Returns the whole number above 0 that a flag's text means.
+
+    Raises:
+      argparse.ArgumentTypeError: the text means no such number.
+    """
+    if not (text.isascii() and text.isdigit() and int(text) > 0):
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number above 0")
+    return int(text)
+
+
 def add_config(verb: argparse.ArgumentParser) -> None:
     """Adds `--config=FILE`; `read` then also takes `--config.a.b=value`."""
     verb.add_argument(
         "--config",
         required=True,
-        default=argparse.SUPPRESS,
         metavar="FILE",
+        type=path,
         help="such as configs/digits.py; set single fields with --config.a.b=value",
     )
 
@@ -48,11 +72,22 @@ def add_workdir(verb: argparse.ArgumentParser, help_text: str) -> None:
     verb.add_argument(
         "--workdir",
         required=True,
-        default=argparse.SUPPRESS,
         metavar="DIR",
-        type=Path,
+        type=path,
         help=help_text,
     )
+
+
+def add_processes(verb: argparse.ArgumentParser) -> None:
+    """Adds the flags that say which processes compute together."""
+    group = verb.add_argument_group(
+        "several machines",
+        "Found by themselves on Slurm, Open MPI, Kubernetes (indexed jobs) and TPU\n"
+        "pods; elsewhere each process is told.",
+    )
+    group.add_argument("--coordinator", metavar="HOST:PORT", help="first process")
+    group.add_argument("--processes", metavar="N", type=positive, help="how many")
+    group.add_argument("--process", metavar="I", type=int, help="which one, from 0")
 
 
 def read(
@@ -83,40 +118,42 @@ def read(
     return known
 
 
-def load_config(path: str, overrides: Sequence[tuple[str, str]] = ()) -> ConfigDict:
+def load_config(
+    file: str | os.PathLike[str], overrides: Sequence[tuple[str, str]] = ()
+) -> ConfigDict:
     """Returns the checked config of a file, with some fields replaced.
 
     Args:
-      path: a Python file that defines `get_config()`.
+      file: in Python; it defines `get_config()`.
       overrides: dotted field names and their values as text.
 
     Raises:
       UserError: the file cannot be read or run, or a field or value is wrong.
     """
-    config = config_check.check(_run_config_file(path)).unlock()
+    config = config_check.check(_run_config_file(Path(file))).unlock()
     for name, text in overrides:
         _set(config, name, text)
     return config_check.check(config)
 
 
-def _run_config_file(path: str) -> ConfigDict:
-    if not Path(path).is_file():
-        raise UserError(f"--config={path}: there is no such file.")
+def _run_config_file(file: Path) -> ConfigDict:
+    if not file.is_file():
+        raise UserError(f"--config={file}: there is no such file.")
     try:
-        get_config = runpy.run_path(path).get("get_config", lambda: None)
+        get_config = runpy.run_path(str(file)).get("get_config", lambda: None)
         config = get_config()
     except Exception as error:  # whatever the user's file raises
         frames = traceback.extract_tb(error.__traceback__)
-        lines = [frame.lineno for frame in frames if frame.filename == path]
+        lines = [frame.lineno for frame in frames if frame.filename == str(file)]
         if isinstance(error, SyntaxError):
             lines = [error.lineno]
         raise UserError(
-            f"--config={path}, line {lines[-1] if lines else '?'}: "
+            f"--config={file}, line {lines[-1] if lines else '?'}: "
             f"{type(error).__name__}: {error}"
         ) from error
     if not isinstance(config, ConfigDict):
         raise UserError(
-            f"--config={path} must define get_config(), which returns a ConfigDict: "
+            f"--config={file} must define get_config(), which returns a ConfigDict: "
             "begin it with `config = default()` from crl_jax.config, and end it with "
             "`return config`."
         )
@@ -136,13 +173,19 @@ def _set(config: ConfigDict, name: str, text: str) -> None:
 
 
 def run(main: Callable[[], None]) -> None:
-    """Runs a verb; a `UserError` is printed as one message, with exit status 2."""
+    """Runs a verb; a `UserError` is printed as one message, with exit status 2.
+
+    A run that a signal stopped exits with 128 plus its number, as shells have it.
+    """
     logging.set_verbosity(logging.ERROR)  # what libraries note is not for users
     try:
         main()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except Stopped as stopped:
+        print(stopped, file=sys.stderr)
+        sys.exit(128 + stopped.number)
     except KeyboardInterrupt:
         print("Stopped.", file=sys.stderr)
         sys.exit(130)

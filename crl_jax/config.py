@@ -55,9 +55,11 @@ def default() -> ConfigDict:
     config.train.epochs = 0.0
     config.train.seed = 0
     config.train.accumulate = 1  # parts that a batch is computed in, to save memory
+    config.train.task_devices = 1  # devices that the tasks' branches are divided over
+    config.train.skip_nonfinite = False  # go on after a loss that is no number
     config.train.log_every = 50  # steps
     config.train.eval_every = 0  # steps; 0: once an epoch
-    config.train.checkpoint_every = 0  # steps; 0: with each evaluation
+    config.train.checkpoint_every = 0  # steps; an evaluation saves too; 0: only that
     config.train.best_by = "mean"  # best checkpoint: mean top-1, or a task's name
 
     config.optim = ConfigDict()

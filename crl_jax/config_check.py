@@ -2,6 +2,7 @@
 
 import difflib
 import math
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -27,7 +28,9 @@ _POSITIVE = (
     "model.width",
     "data.image_size",
     "data.batch_size",
+    "data.eval_crop",
     "train.accumulate",
+    "train.task_devices",
     "train.log_every",
     "optim.learning_rate",
 )
@@ -69,6 +72,8 @@ def check(config: ConfigDict) -> ConfigDict:
         _check_type(name, value)
     # What the config leaves out takes its default.
     known.update(config)
+    for name in ("manifest", "dir"):
+        known.data[name] = os.path.expanduser(known.data[name])
     _check_values(known)
     return known.lock()
 

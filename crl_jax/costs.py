@@ -58,8 +58,8 @@ def cost(config: ConfigDict, classes: Mapping[str, int]) -> Cost:
       config: a checked config.
       classes: `{task: K}`.
     """
-    # Averaging batch statistics costs nothing here, and there is no axis to do it over.
-    network = models.build(config, classes).clone(batch_norm_axis=None)
+    # As on one device: there is no axis here to average or sum over.
+    network = models.build(config, classes).clone(batch_norm_axis=None, task_devices=1)
     size = config.data.image_size
 
     def images(count: int) -> jax.ShapeDtypeStruct:

@@ -1,4 +1,4 @@
-"""The one exception for a user's mistake."""
+"""What the command line answers with one message, and no traceback."""
 
 
 class UserError(Exception):
@@ -7,3 +7,14 @@ class UserError(Exception):
     The command line prints the message alone, without a traceback, and exits
     with status 2.
     """
+
+
+class Stopped(Exception):
+    """A run was asked to stop, and did; the message says how to go on.
+
+    The command line exits with 128 plus `number`, that of the signal.
+    """
+
+    def __init__(self, message: str, number: int) -> None:
+        super().__init__(message)
+        self.number = number

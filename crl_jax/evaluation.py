@@ -1,31 +1,35 @@
 """Accuracies of a trained network, each example counted once."""
 
 import csv
+import errno
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
+from ml_collections import ConfigDict
 
-from crl_jax import config_check, metrics, models, optim, step, workdir
-from crl_jax.checkpoints import Checkpoints
-from crl_jax.data import source, stream
+from crl_jax import devices, metrics, step
+from crl_jax.data import Batch, source, stream
 from crl_jax.errors import UserError
 from crl_jax.terminal import percent, print_table
+from crl_jax.trained import load
+from crl_jax.workdir import check_data
 
 _COLUMN_ENDS = ("", "_predicted", "_probability")  # of predictions, after the task
 
 
-def run(
+def evaluate_batches(
     eval_step: Callable[..., Any],
     variables: Any,
-    batches: Iterable[step.Batch],
+    batches: Iterable[Batch],
     mesh: Mesh,
     tasks: Sequence[str],
-    on_logits: Callable[[step.Batch, dict[str, jax.Array]], None] | None = None,
+    on_logits: Callable[[Batch, dict[str, jax.Array]], None] | None = None,
 ) -> metrics.Means:
     """Evaluates every example of `batches` once.
 
@@ -33,7 +37,7 @@ def run(
       eval_step: from `step.map_eval_step`.
       variables: of the network.
       batches: from `stream.eval_batches`; padded examples have no labels.
-      mesh: from `step.data_mesh`.
+      mesh: from `devices.make_mesh`.
       tasks: in the order of the result.
       on_logits: called with each batch and its logits `{task: [B, K]}`.
 
@@ -42,7 +46,7 @@ def run(
     """
     sums: list[metrics.Sums] = []
     for batch in batches:
-        batch_sums, logits = eval_step(variables, step.put_batch(batch, mesh))
+        batch_sums, logits = eval_step(variables, devices.put_batch(batch, mesh))
         if sums:
             jax.block_until_ready(sums[-1])  # at most two batches are under way
         sums.append(batch_sums)
@@ -69,16 +73,19 @@ def print_result(result: metrics.Means, split: str, checkpoint_step: int) -> Non
 
 
 class PredictionsFile:
-    """A CSV with a row an example.
+    """A CSV with a row an example; use it in a `with` statement.
 
     Its columns are `file`, and for each task `<task>` (the label, empty if missing),
-    `<task>_predicted` and `<task>_probability`.
+    `<task>_predicted` and `<task>_probability`. It takes its name when it is whole.
     """
 
     def __init__(self, path: Path, classes: Mapping[str, Sequence[str]]) -> None:
-        self._classes = classes
+        self._path, self._classes = path, classes
+        self._partial = path.with_name(f"{path.name}.partial")
         try:
-            self._file = path.open("w", newline="", encoding="utf-8")
+            if path.is_dir():
+                raise IsADirectoryError(errno.EISDIR, "it is a folder")
+            self._file = self._partial.open("w", newline="", encoding="utf-8")
         except OSError as error:
             raise UserError(
                 f"--predictions={path} cannot be written: {error.strerror}."
@@ -87,7 +94,7 @@ class PredictionsFile:
         header = (f"{task}{end}" for task in classes for end in _COLUMN_ENDS)
         self._rows.writerow(["file", *header])
 
-    def write(self, batch: step.Batch, logits: Mapping[str, jax.Array]) -> None:
+    def write(self, batch: Batch, logits: Mapping[str, jax.Array]) -> None:
         """Writes the rows of one batch, without the examples that pad it."""
         probabilities = {t: np.asarray(jax.nn.softmax(x)) for t, x in logits.items()}
         for i, file in enumerate(batch["file"]):
@@ -102,54 +109,76 @@ class PredictionsFile:
                 row += [f"{probability:.4f}"]
             self._rows.writerow(row)
 
-    def close(self) -> None:
-        """Closes the file."""
+    def __enter__(self) -> "PredictionsFile":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._file.close()
+        if kind is None:
+            self._partial.replace(self._path)
+        else:
+            self._partial.unlink()
 
 
 def evaluate(
-    directory: Path, split: str, predictions: Path | None = None, batch_size: int = 0
+    workdir: Path,
+    split: str,
+    predictions: Path | None = None,
+    batch_size: int | None = None,
+    manifest: Path | None = None,
+    data_dir: Path | None = None,
 ) -> metrics.Means:
-    """Evaluates the best checkpoint of the run in `directory` and prints the table.
+    """Evaluates the best checkpoint of the run in `workdir` and prints the table.
 
     Args:
-      directory: the run's folder.
+      workdir: the run's folder.
       split: of the run's data.
       predictions: where to write a row an example, if anywhere.
-      batch_size: over all devices; 0: as in training.
+      batch_size: over all devices, rounded up to a multiple of them; None: as in
+        training.
+      manifest: the run's, where it is not where it was in training.
+      data_dir: of the prepared shards, likewise.
 
     Raises:
-      UserError: there is no run, no checkpoint, or no such split.
+      UserError: there is no run, no checkpoint, no such split, or other data.
     """
-    config, classes = workdir.read(directory)
-    if batch_size:
-        config.unlock().data.batch_size = batch_size
-        config = config_check.check(config)
-    mesh = step.data_mesh()
-    step.check_batch_size(config, mesh)
-    data = source.open_source(config)
-    workdir.check_classes(directory, classes, data.classes)
-    network = models.build(
-        config, {task: len(names) for task, names in classes.items()}
-    )
+    mesh = devices.make_mesh()
+    trained = load(workdir, mesh)
+    run, network = trained.run, trained.network
+    config = _moved(run.config, manifest, data_dir).unlock()
+    size = batch_size or config.data.batch_size
+    config.data.batch_size = math.ceil(size / mesh.size) * mesh.size
+    data = source.find_source(config)
+    check_data(workdir, run, data.classes, data.identity)
+    data.check_split(split)
+    batches = stream.eval_batches(data.prepared(), config, split)
+    eval_step = step.map_eval_step(step.make_eval_step(network), mesh)
     with ExitStack() as stack:
-        checkpoints = stack.enter_context(
-            closing(Checkpoints(directory, read_only=True))
-        )
-        best = checkpoints.best
-        if best is None:
-            raise UserError(f"--workdir={directory} has no checkpoint yet.")
-        optimizer = optim.make(config.optim, lambda count: 0.0)
-        shapes = jax.eval_shape(lambda: step.create_state(network, optimizer, config))
-        state = checkpoints.restore(best, shapes, mesh)
         on_logits = None
         if predictions is not None:
-            file = stack.enter_context(closing(PredictionsFile(predictions, classes)))
+            if jax.process_count() > 1:
+                raise UserError("--predictions is for one process: start one alone.")
+            file = stack.enter_context(PredictionsFile(predictions, run.classes))
             on_logits = file.write
-        batches = stream.eval_batches(data, config, split)
-        eval_step = step.map_eval_step(step.make_eval_step(network), mesh)
-        result = run(
-            eval_step, state.evaluated, batches, mesh, list(classes), on_logits
+        result = evaluate_batches(
+            eval_step, trained.variables, batches, mesh, list(run.classes), on_logits
         )
-    print_result(result, split, best)
+    print_result(result, split, trained.step)
     return result
+
+
+def _moved(
+    config: ConfigDict, manifest: Path | None, data_dir: Path | None
+) -> ConfigDict:
+    """Returns a config whose data is where it is now."""
+    config = config.copy_and_resolve_references().unlock()
+    if manifest is not None:
+        config.data.manifest = str(manifest)
+    if data_dir is not None:
+        config.data.dir = str(data_dir)
+    if config.data.manifest and not Path(config.data.manifest).exists():
+        raise UserError(
+            f"The manifest {config.data.manifest} is not there: give --manifest=FILE, "
+            "where it is now."
+        )
+    return config

@@ -14,12 +14,16 @@ def main() -> None:
     verb = cli.parser("main", __doc__)
     cli.add_config(verb)
     cli.add_workdir(verb, "the run's folder, for checkpoints, logs and the config")
-    arguments = cli.read(verb)
+    cli.add_processes(verb)
+    arguments = vars(cli.read(verb))
+    config, workdir = arguments.pop("config"), arguments.pop("workdir")
 
     # JAX and TensorFlow are imported only once the config is right.
+    from crl_jax import devices
     from crl_jax.train import train
 
-    train(arguments.config, arguments.workdir)
+    devices.start(**arguments)
+    train(config, workdir)
 
 
 if __name__ == "__main__":

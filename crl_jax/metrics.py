@@ -55,6 +55,23 @@ def sums(
     return result
 
 
+def zeros(classes: Mapping[str, int]) -> Sums:
+    """Returns the sums of no example, `{task: ...}` for tasks with K classes each."""
+    zero, count = jnp.zeros(()), jnp.zeros((), jnp.int32)
+    result: Sums = {
+        task: {
+            "count": count,
+            "loss": zero,
+            "top1": count,
+            "top5": count,
+            "class_count": jnp.zeros(k, jnp.int32),
+            "class_top1": jnp.zeros(k, jnp.int32),
+        }
+        for task, k in classes.items()
+    }
+    return result | {JOINT: {"count": count, "top1": count}}
+
+
 def _rank_of_label(logits: Array, labels: Array) -> Array:
     """Returns how many classes come before the true one, `[B]`.
 
@@ -113,12 +130,19 @@ def means(batches: Sequence[Sums], tasks: Sequence[str]) -> Means:
     return result
 
 
-def score(result: Means, best_by: str) -> float:
+def score(result: Means, best_by: str) -> float | None:
     """Returns the number by which checkpoints are chosen, higher is better.
 
     Args:
       result: from `means`.
       best_by: a task, for its top-1, or "mean", for the mean of the tasks' top-1.
+
+    Returns:
+      None if there is no label to choose by.
     """
-    top1 = {task: values["top1"] for task, values in result.items() if task != JOINT}
-    return top1[best_by] if best_by != "mean" else float(np.mean(list(top1.values())))
+    top1 = {
+        task: values["top1"]
+        for task, values in result.items()
+        if task != JOINT and values["count"] and best_by in (task, "mean")
+    }
+    return float(np.mean(list(top1.values()))) if top1 else None

@@ -8,10 +8,11 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
-Schedule = Callable[[Any], Any]
+Array = jax.Array
+LearningRate = Callable[[Any], Any]
 
 
-def learning_rate(config: ConfigDict, steps: int) -> Schedule:
+def learning_rate(config: ConfigDict, steps: int) -> LearningRate:
     """Returns the learning rate as a function of the step.
 
     It rises linearly over `optim.warmup` of the run, then falls as `optim.schedule`
@@ -40,13 +41,22 @@ def learning_rate(config: ConfigDict, steps: int) -> Schedule:
     return optax.join_schedules([warmup, after], [warmup_steps])
 
 
-def make(config: ConfigDict, schedule: Schedule) -> optax.GradientTransformation:
+def make(
+    config: ConfigDict,
+    rate: LearningRate,
+    norm: Callable[[Any], Array] = optax.tree.norm,
+) -> optax.GradientTransformation:
     """Returns the optimiser that `config.optim` describes.
 
     SGD adds the weight decay to the gradient (as PyTorch does), AdamW to the step
     (Loshchilov and Hutter 2019).
+
+    Args:
+      config: `config.optim` of a checked config.
+      rate: from `learning_rate`.
+      norm: of a gradient, of which a device may have only a part.
     """
-    clip = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm > 0 else []
+    clip = [_clip_by_norm(config.clip_norm, norm)] if config.clip_norm > 0 else []
     decay = optax.add_decayed_weights(config.weight_decay, mask=is_kernel)
     if config.name == "sgd":
         momentum = optax.trace(config.momentum, nesterov=config.nesterov)
@@ -54,7 +64,19 @@ def make(config: ConfigDict, schedule: Schedule) -> optax.GradientTransformation
     else:
         adam = optax.scale_by_adam(b1=config.momentum, nesterov=config.nesterov)
         parts = [*clip, adam, decay]
-    return optax.chain(*parts, optax.scale_by_learning_rate(schedule))
+    return optax.chain(*parts, optax.scale_by_learning_rate(rate))
+
+
+def _clip_by_norm(
+    largest: float, norm: Callable[[Any], Array]
+) -> optax.GradientTransformation:
+    """Returns `optax.clip_by_global_norm`, for a norm that is computed otherwise."""
+
+    def clip(updates: Any, params: Any) -> Any:
+        factor = largest / jnp.maximum(norm(updates), largest)
+        return jax.tree.map(lambda u: u * factor.astype(u.dtype), updates)
+
+    return optax.stateless(clip)
 
 
 def is_kernel(params: Any) -> Any:

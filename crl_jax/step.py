@@ -1,78 +1,45 @@
 """The train and evaluation step of one device, and its mapping over devices."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
-from flax import struct
 from jax import lax
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
 from crl_jax import losses, metrics, optim
-from crl_jax.errors import UserError
-from crl_jax.models.network import DATA_AXIS, MultitaskResNet
+from crl_jax.data import Batch
+from crl_jax.models.network import DATA_AXIS, TASK_AXIS, MultitaskResNet
+from crl_jax.train_state import TrainState
 
 Array = jax.Array
-Batch = dict[str, Any]  # {"image": [B, H, W, 3] uint8, "labels": {task: [B] int32}}
 
+Report = dict[str, Any]  # {"losses": {task: []}, "skipped": []}
 
-@struct.dataclass
-class TrainState:
-    """All that a run changes; a checkpoint holds this and nothing else.
-
-    Attributes:
-      step: number of updates done, which is also the position in the data.
-      variables: `{"params": ..., "batch_stats": ...}` of the network.
-      opt_state: state of the optimiser.
-      average: moving average of `variables`, or None.
-    """
-
-    step: Array
-    variables: Any
-    opt_state: Any
-    average: Any
-
-    @property
-    def evaluated(self) -> Any:
-        """The variables to evaluate and to predict with."""
-        return self.variables if self.average is None else self.average
-
-
-def create_state(
-    network: MultitaskResNet,
-    optimizer: optax.GradientTransformation,
-    config: ConfigDict,
-) -> TrainState:
-    """Returns the state before the first step; a function of the seed alone.
-
-    Jit it, or give it to `jax.eval_shape` for the shapes alone.
-    """
-    size = config.data.image_size
-    images = jnp.zeros((1, size, size, 3), jnp.uint8)
-    variables = network.init(jax.random.key(config.train.seed), images)
-    return TrainState(
-        step=jnp.zeros((), jnp.int32),
-        variables=variables,
-        opt_state=optimizer.init(variables["params"]),
-        average=jax.tree.map(jnp.copy, variables) if config.optim.ema > 0 else None,
-    )
+_WHOLE = P()  # on every device
 
 
 def make_train_step(
     network: MultitaskResNet,
     optimizer: optax.GradientTransformation,
     config: ConfigDict,
-) -> Callable[[TrainState, Batch], tuple[TrainState, metrics.Sums]]:
+) -> Callable[[TrainState, Batch], tuple[TrainState, Report]]:
     """Returns the step of one device, for a map over the axis `DATA_AXIS`.
 
     It takes the state, the same on every device, and the device's share of a batch; it
-    returns the next state, the same on every device, and the sums of the whole batch.
+    returns the next state, the same on every device, and what to watch of the step:
+    `{"losses": {task: []}, "skipped": []}`.
+
+    Where a loss or the gradient is infinite or no number, only the count of skipped
+    steps changes; and unless `config.train.skip_nonfinite`, no later step changes
+    anything either, so that the state before stays for whoever looks into it.
     """
     weights = {task: settings.weight for task, settings in config.tasks.items()}
+    norm, skip = gradient_norm(network), config.train.skip_nonfinite
 
     def loss_and_sums(
         params: Any, batch_stats: Any, batch: Batch, counts: Mapping[str, Array]
@@ -85,10 +52,12 @@ def make_train_step(
         smoothing = config.optim.label_smoothing
         per_example = _cross_entropies(logits, batch["labels"], smoothing)
         loss = losses.weighted_sum(per_example, counts, weights)
+        # Each device of `TASK_AXIS` has the logits, and so the loss, of all tasks.
+        loss = loss / network.task_devices
         sums = metrics.sums(logits, batch["labels"], per_example)
         return loss, (updated["batch_stats"], sums)
 
-    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, metrics.Sums]:
+    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Report]:
         params = state.variables["params"]
         # Means are over the labelled examples of all devices, however they are spread.
         counts = lax.psum(
@@ -106,6 +75,9 @@ def make_train_step(
         )
         # Everything crosses the wire here, once.
         gradients, sums = lax.psum((gradients, sums), DATA_AXIS)
+        if network.task_devices > 1:
+            own, shared = _split(gradients, network.stacked_layers)
+            gradients = own | lax.psum(shared, TASK_AXIS)
         batch_stats = lax.pmean(batch_stats, DATA_AXIS)
 
         updates, opt_state = optimizer.update(gradients, state.opt_state, params)
@@ -116,10 +88,52 @@ def make_train_step(
             average = optim.update_average(
                 average, variables, state.step, config.optim.ema
             )
-        state = TrainState(state.step + 1, variables, opt_state, average)
-        return state, sums
+        new = TrainState(
+            step=state.step + 1,
+            variables=variables,
+            opt_state=opt_state,
+            average=average,
+            sums=jax.tree.map(jnp.add, state.sums, sums),
+            skipped=state.skipped,
+        )
+        losses_now = {task: sums[task]["loss"] for task in counts}
+        new = _unless_broken(state, new, losses_now, norm(gradients), skip)
+        return new, {"losses": losses_now, "skipped": new.skipped}
 
     return train_step
+
+
+def _unless_broken(
+    old: TrainState,
+    new: TrainState,
+    losses_now: Mapping[str, Array],
+    norm: Array,
+    skip: bool,
+) -> TrainState:
+    """Returns `new`, or `old` where a loss or the gradient is infinite or no number.
+
+    Args:
+      old: state before the step.
+      new: state after it.
+      losses_now: `{task: []}` of the step.
+      norm: of its gradient.
+      skip: whether the run goes on after such a step; it then counts as done.
+    """
+    finite = jnp.isfinite(norm)
+    for loss in losses_now.values():
+        finite &= jnp.isfinite(loss)
+    good = finite if skip else finite & (old.skipped == 0)
+    kept = jax.tree.map(lambda n, o: jnp.where(good, n, o), new, old)
+    return kept.replace(
+        step=new.step if skip else kept.step,
+        skipped=old.skipped + (~finite).astype(jnp.int32),
+    )
+
+
+def _split(tree: Any, stacked: frozenset[str]) -> tuple[Any, Any]:
+    """Returns the layers that are stacked over tasks, and the others."""
+    own = {layer: leaves for layer, leaves in tree.items() if layer in stacked}
+    return own, {layer: leaves for layer, leaves in tree.items() if layer not in own}
 
 
 def make_eval_step(
@@ -181,77 +195,55 @@ def _accumulate(
     return lax.scan(add_part, (batch_stats, zeros), batch)[0]
 
 
-def data_mesh() -> Mesh:
-    """Returns all devices in a row, the axis `DATA_AXIS`."""
-    return jax.make_mesh((jax.device_count(),), (DATA_AXIS,))
+def gradient_norm(network: MultitaskResNet) -> Callable[[Any], Array]:
+    """Returns the norm of a whole gradient, of which each device may have a part."""
+    if network.task_devices == 1:
+        return optax.tree.norm
+
+    def norm(gradients: Any) -> Array:
+        own, shared = _split(gradients, network.stacked_layers)
+        squares = lax.psum(optax.tree.norm(own, squared=True), TASK_AXIS)
+        return jnp.sqrt(squares + optax.tree.norm(shared, squared=True))
+
+    return norm
 
 
-def check_batch_size(config: ConfigDict, mesh: Mesh) -> None:
-    """Raises UserError where a batch cannot be divided equally over the devices."""
-    devices, parts = mesh.size, config.train.accumulate
-    batch_size = config.data.batch_size
-    multiple = devices * parts
-    if batch_size % multiple:
-        near = max(multiple, batch_size // multiple * multiple)
-        raise UserError(
-            f"config.data.batch_size={batch_size} does not divide over {devices} "
-            f"devices times config.train.accumulate={parts}: take a multiple of "
-            f"{multiple}, such as {near}."
-        )
+def map_train_step(
+    step: Callable[..., Any], mesh: Mesh, specs: Any = _WHOLE
+) -> Callable[..., Any]:
+    """Maps a train step over devices; the state that goes in is used up.
 
-
-def map_train_step(step: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
-    """Maps a train step over devices; the state that goes in is used up."""
+    Args:
+      step: from `make_train_step`.
+      mesh: of the axis `DATA_AXIS`, and `TASK_AXIS` if the state is divided over it.
+      specs: of the state; by default every device has all of it.
+    """
     mapped = jax.shard_map(
         step,
         mesh=mesh,
-        in_specs=(P(), P(DATA_AXIS)),
-        out_specs=(P(), P()),
+        in_specs=(specs, P(DATA_AXIS)),
+        out_specs=(specs, P()),
         # The step says itself what crosses devices, so that `pmap` can run it too.
         check_vma=False,
     )
     return jax.jit(mapped, donate_argnums=0)
 
 
-def map_eval_step(step: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
-    """Maps an evaluation step over devices."""
+def map_eval_step(
+    step: Callable[..., Any], mesh: Mesh, specs: Any = _WHOLE
+) -> Callable[..., Any]:
+    """Maps an evaluation step over devices.
+
+    Args:
+      step: from `make_eval_step`.
+      mesh: see `map_train_step`.
+      specs: of the variables.
+    """
     mapped = jax.shard_map(
         step,
         mesh=mesh,
-        in_specs=(P(), P(DATA_AXIS)),
+        in_specs=(specs, P(DATA_AXIS)),
         out_specs=(P(), P(DATA_AXIS)),
         check_vma=False,
     )
     return jax.jit(mapped)
-
-
-def put_batch(batch: Batch, mesh: Mesh) -> Batch:
-    """Places this process's share of a batch on its devices, divided over examples.
-
-    Args:
-      batch: the first axis is this process's examples; what is neither image nor label
-        stays behind.
-      mesh: from `data_mesh`.
-    """
-    sharding = NamedSharding(mesh, P(DATA_AXIS))
-    return jax.tree.map(
-        lambda x: jax.make_array_from_process_local_data(sharding, x),
-        {"image": batch["image"], "labels": batch["labels"]},
-    )
-
-
-def prefetch(batches: Iterable[Batch], mesh: Mesh) -> Iterator[Batch]:
-    """Yields batches on the devices; each is sent while the one before is in use."""
-    ahead: Batch | None = None
-    for batch in batches:
-        placed = put_batch(batch, mesh)
-        if ahead is not None:
-            yield ahead
-        ahead = placed
-    if ahead is not None:
-        yield ahead
-
-
-def replicate(tree: Any, mesh: Mesh) -> Any:
-    """Places a tree on every device, whole."""
-    return jax.device_put(tree, NamedSharding(mesh, P()))

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from crl_jax import cli, config_check
 from crl_jax import config as config_lib
+from crl_jax.errors import UserError
 
 
 def print_summary(config: ConfigDict, classes: Mapping[str, int]) -> None:
@@ -56,9 +57,15 @@ def main() -> None:
 
     classes = config_lib.given_classes(config)
     if not classes:
+        if not (config.data.manifest or config.data.tfds):
+            raise UserError(
+                "The config names neither data nor classes: set "
+                "--config.data.manifest=FILE.csv, or --config.tasks.NAME.classes=10 "
+                "for each task."
+            )
         from crl_jax.data import source
 
-        classes = source.read_classes(config)
+        classes = source.find_source(config).num_classes
     print_summary(config_check.with_tasks(config, classes), classes)
 
 

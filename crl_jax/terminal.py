@@ -1,7 +1,9 @@
 """What a run prints: tables, lines, and a progress bar where there is a terminal."""
 
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from types import TracebackType
 
 from rich.console import Console
@@ -13,6 +15,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+
+_LONG = 30.0  # seconds that a step may wait before it is told
 
 # Names of files and classes are printed as they are, brackets and colons too.
 console = Console(highlight=False, markup=False, emoji=False)
@@ -44,7 +48,7 @@ class TrainingProgress:
 
     def __init__(self, step: int, steps: int, batch_size: int) -> None:
         self._steps, self._batch_size = steps, batch_size
-        self._timed_steps, self._timed_seconds = 0, 0.0
+        self._timed_steps, self._timed_seconds, self._waited_seconds = 0, 0.0, 0.0
         self._last: float | None = None
         self._bar = Progress(
             TextColumn("step"),
@@ -77,8 +81,33 @@ class TrainingProgress:
             self._timed_steps += 1
             self._timed_seconds += now - self._last
         self._last = now
-        speed = f"{self.images_per_second:,.0f} images/s"
-        self._bar.update(self._task, completed=step, speed=speed)
+        self._bar.update(self._task, completed=step, speed=self._speed())
+
+    def _speed(self) -> str:
+        waited = self._waited_seconds / max(self._timed_seconds, 1e-9)
+        text = f"{self.images_per_second:,.0f} images/s"
+        return f"{text}, {waited:.0%} waiting for data" if waited > 0.05 else text
+
+    @contextmanager
+    def waiting(self, step: int) -> Iterator[None]:
+        """Times how long `step` waits for its batch, and tells of it if it is long."""
+
+        def tell() -> None:
+            console.print(
+                f"Step {step:,} has waited {_LONG:.0f} s for its pictures: is the disk "
+                "slow, or away?",
+                soft_wrap=True,
+            )
+
+        start, timer = time.monotonic(), threading.Timer(_LONG, tell)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+        if self._last is not None:
+            self._waited_seconds += time.monotonic() - start
 
     def pause(self) -> None:
         """Leaves out of the speed what happens until the next `update`."""
@@ -106,9 +135,9 @@ class TrainingProgress:
             f"step {step:,}/{self._steps:,}  epoch {epoch:.1f}  {split} top-1  {top1}"
         )
         if split == "train" and self._timed_steps:
-            speed = self.images_per_second
-            left = (self._steps - step) * self._batch_size / speed
-            text += f"  ({speed:,.0f} images/s, {_duration(left)} left)"
+            seconds = self._timed_seconds / self._timed_steps
+            left = _duration((self._steps - step) * seconds)
+            text += f"  ({self._speed()}, {left} left)"
         console.print(text, soft_wrap=True)
 
 

@@ -1,19 +1,29 @@
 """One run, read from top to bottom."""
 
 import os
-from contextlib import closing
-from dataclasses import dataclass
+from contextlib import closing, nullcontext
 from pathlib import Path
 
 import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from crl_jax import config_check, evaluation, metrics, models, optim, step, workdir
+from crl_jax import (
+    config_check,
+    devices,
+    evaluation,
+    metrics,
+    models,
+    optim,
+    step,
+    train_state,
+    workdir,
+)
 from crl_jax.checkpoints import Checkpoints
 from crl_jax.data import source, stream
-from crl_jax.errors import UserError
-from crl_jax.logs import MetricsLog
+from crl_jax.logs import MetricsLog, NoLog
+from crl_jax.schedule import Schedule
+from crl_jax.stopping import stop_at_broken_step, stop_request
 from crl_jax.terminal import TrainingProgress, console
 
 
@@ -28,96 +38,135 @@ def train(config: ConfigDict, directory: str | os.PathLike[str]) -> metrics.Mean
       The accuracies on the test split, from `metrics.means`.
 
     Raises:
-      UserError: a mistake in the config, the data or the folder.
+      UserError: a mistake in the config, the data or the folder, or a training whose
+        loss is no number any more.
+      Stopped: a signal asked for it.
     """
     folder = Path(directory)
 
-    # Input: a stream of batches that is a function of (seed, step).
+    # Every mistake that can be seen beforehand is answered before anything is written.
     config = config_check.check(config)
-    mesh = step.data_mesh()
-    step.check_batch_size(config, mesh)
-    data = source.open_source(config)
-    data.check_splits(config)
+    data = source.find_source(config)
+    data.check(config)
     config = config_check.with_tasks(config, data.num_classes)
+    network = models.build(config, data.num_classes)
+    mesh = devices.make_mesh(config.train.task_devices, len(data.classes))
+    devices.check_batch_size(config, mesh)
+
+    run = workdir.Run(config, data.classes, data.identity)
+    with workdir.claim(folder, run) if devices.is_first() else nullcontext():
+        data = devices.first_alone(data.prepared)
+        data.check(config)
+        return _train(config, folder, data, network, mesh)
+
+
+def _train(
+    config: ConfigDict,
+    folder: Path,
+    data: source.Source,
+    network: models.MultitaskResNet,
+    mesh: Mesh,
+) -> metrics.Means:
+    # Optimiser, and the steps of all devices.
     tasks = list(data.classes)
     schedule = Schedule.of(config, data.size(config.data.train_split))
-
-    # Network and optimiser.
-    network = models.build(config, data.num_classes)
     learning_rate = optim.learning_rate(config.optim, schedule.steps)
-    optimizer = optim.make(config.optim, learning_rate)
+    optimizer = optim.make(config.optim, learning_rate, step.gradient_norm(network))
+    abstract = train_state.abstract_state(network, optimizer, config, mesh)
     train_step = step.map_train_step(
-        step.make_train_step(network, optimizer, config), mesh
+        step.make_train_step(network, optimizer, config),
+        mesh,
+        train_state.partition_specs(abstract),
     )
-    eval_step = step.map_eval_step(step.make_eval_step(network), mesh)
-
-    def create() -> step.TrainState:
-        return step.create_state(network, optimizer, config)
+    eval_step = step.map_eval_step(
+        step.make_eval_step(network),
+        mesh,
+        train_state.partition_specs(abstract.evaluated),
+    )
 
     # Where to begin: the newest checkpoint of this run if it has one, else the seed.
-    workdir.describe(folder, config, data.classes, data.builder.info.full_name)
     checkpoints = Checkpoints(folder)
-    first = checkpoints.latest or 0
-    if first:
-        state = checkpoints.restore(first, jax.eval_shape(create), mesh)
-        console.print(f"Going on at step {first:,} of {schedule.steps:,} in {folder}.")
-    else:
-        state = step.replicate(jax.jit(create)(), mesh)
+    first, state = checkpoints.restore_latest(abstract)
+    if state is None:
+        state = train_state.create(network, optimizer, config, abstract)
         console.print(describe(config, data, schedule, mesh), soft_wrap=True)
+    else:
+        console.print(f"Going on at step {first:,} of {schedule.steps:,} in {folder}.")
 
-    # The loop.
-    batches = step.prefetch(stream.train_batches(data, config, first), mesh)
+    # Batches, as a function of (seed, step).
+    batches = devices.prefetch(stream.train_batches(data, config, first), mesh)
     val_batches = (
         stream.eval_batches(data, config, config.data.val_split)
         if schedule.validates
         else ()
     )
-    log = MetricsLog(folder, tasks, first)
+
+    def check_step(number: int, report: step.Report) -> None:
+        """Waits for a step, and stops the run if its numbers are none."""
+        if int(report["skipped"]) and not config.train.skip_nonfinite:
+            # No step since has changed the state.
+            checkpoints.save(state.replace(skipped=0 * report["skipped"]), number - 1)
+            batch = next(iter(stream.train_batches(data, config, number - 1)))
+            files = [name.decode("utf-8") for name in batch["file"]]
+            raise stop_at_broken_step(folder, number, report, files)
+
+    # The loop.
+    log = MetricsLog(folder, tasks, first) if devices.is_first() else NoLog()
     progress = TrainingProgress(first, schedule.steps, config.data.batch_size)
-    window: list[metrics.Sums] = []  # of the steps since the last row of the log
-    with closing(checkpoints), closing(log), progress:
+    earlier: step.Report | None = None
+    with closing(checkpoints), closing(log), progress, stop_request() as stop:
         for number in range(first + 1, schedule.steps + 1):
-            batch = next(batches)
+            with progress.waiting(number):
+                batch = next(batches)
             with jax.transfer_guard("disallow"):
-                state, sums = train_step(state, batch)
-            if window:
-                jax.block_until_ready(window[-1])  # at most two steps are under way
-            window.append(sums)
+                state, report = train_step(state, batch)
+            if earlier is not None:
+                check_step(number - 1, earlier)  # at most two steps are under way
+            earlier = report
             progress.update(number)
 
             if schedule.logs(number):
-                rate = float(learning_rate(number - 1))
-                epoch = schedule.epoch(number)
-                result = metrics.means(window, tasks)
-                window = []
-                log.write(number, epoch, "train", result, rate)
+                check_step(number, report)
+                rate, epoch = float(learning_rate(number - 1)), schedule.epoch(number)
+                result, skipped = metrics.means([state.sums], tasks), int(state.skipped)
+                state = train_state.clear_sums(state)
+                log.write(number, epoch, "train", result, rate, skipped)
                 progress.line(number, epoch, "train", result)
             score = None
             if schedule.evaluates(number):
-                result = evaluation.run(
+                result = evaluation.evaluate_batches(
                     eval_step, state.evaluated, val_batches, mesh, tasks
                 )
                 score = metrics.score(result, config.train.best_by)
-                log.write(number, epoch, "val", result, rate)
+                log.write(number, epoch, "val", result, rate, skipped)
                 progress.line(number, epoch, "val", result)
                 progress.pause()
-            if schedule.saves(number):
+            stops = stop.after(number)
+            if schedule.saves(number) or stops:
+                check_step(number, report)
                 checkpoints.save(state, number, score)
+            if stops:
+                checkpoints.wait()
+                raise stop.stopped(number, folder)
 
         # The result: the best checkpoint, on a split that chose nothing.
         checkpoints.wait()
-        best = checkpoints.best or 0
-        state = checkpoints.restore(best, jax.eval_shape(create), mesh)
+        best, best_state = checkpoints.restore_best(abstract)
+        if best_state is None:  # none could be written
+            best, best_state = schedule.steps, state
         split = config.data.test_split or config.data.val_split
         test = stream.eval_batches(data, config, split)
-        result = evaluation.run(eval_step, state.evaluated, test, mesh, tasks)
-        workdir.write_result(folder, split, best, result)
+        result = evaluation.evaluate_batches(
+            eval_step, best_state.evaluated, test, mesh, tasks
+        )
+        if devices.is_first():
+            workdir.write_result(folder, split, best, result)
     evaluation.print_result(result, split, best)
     return result
 
 
 def describe(
-    config: ConfigDict, data: source.Source, schedule: "Schedule", mesh: Mesh
+    config: ConfigDict, data: source.Source, schedule: Schedule, mesh: Mesh
 ) -> str:
     """Returns what is going to be trained, on what, in one sentence."""
     tasks = ", ".join(f"{task} ({count})" for task, count in data.num_classes.items())
@@ -128,75 +177,3 @@ def describe(
         f"{schedule.batch_size} on {mesh.size} {mesh.devices.flat[0].platform} "
         f"device{'s' if mesh.size > 1 else ''}. The first step compiles."
     )
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """When what happens in a run; steps count from 1.
-
-    Attributes:
-      steps: length of the run.
-      examples: in an epoch.
-      batch_size: over all devices.
-      log_every, eval_every, checkpoint_every: in steps; 0: at the end of each epoch.
-      validates: whether there is a split to evaluate on.
-    """
-
-    steps: int
-    examples: int
-    batch_size: int
-    log_every: int
-    eval_every: int
-    checkpoint_every: int
-    validates: bool
-
-    @classmethod
-    def of(cls, config: ConfigDict, examples: int) -> "Schedule":
-        """Reads the schedule from a config.
-
-        Raises:
-          UserError: neither steps nor epochs are set.
-        """
-        steps = config.train.steps
-        if not steps:
-            steps = round(config.train.epochs * examples / config.data.batch_size)
-        if steps < 1:
-            raise UserError(
-                "The run has no step: set config.train.steps or config.train.epochs."
-            )
-        return cls(
-            steps=steps,
-            examples=examples,
-            batch_size=config.data.batch_size,
-            log_every=config.train.log_every,
-            eval_every=config.train.eval_every,
-            checkpoint_every=config.train.checkpoint_every or config.train.eval_every,
-            validates=bool(config.data.val_split),
-        )
-
-    def epoch(self, step: int) -> float:
-        """Returns the passes over the training data that `step` steps are."""
-        return step * self.batch_size / self.examples
-
-    def evaluates(self, step: int) -> bool:
-        """Whether to evaluate after `step`."""
-        return self.validates and self._due(step, self.eval_every)
-
-    def saves(self, step: int) -> bool:
-        """Whether to save after `step`."""
-        return self._due(step, self.checkpoint_every)
-
-    def logs(self, step: int) -> bool:
-        """Whether to log after `step`.
-
-        No row of the log reaches over a checkpoint: a resumed run writes the same rows.
-        """
-        return step % self.log_every == 0 or self.evaluates(step) or self.saves(step)
-
-    def _due(self, step: int, every: int) -> bool:
-        if step == self.steps:
-            return True
-        if every:
-            return step % every == 0
-        end, start = step * self.batch_size, (step - 1) * self.batch_size
-        return end // self.examples > start // self.examples

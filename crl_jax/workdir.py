@@ -1,8 +1,14 @@
 """A run's folder: `config.json`, `classes.json`, `data.json`, `result.json`."""
 
+import fcntl
 import json
-from collections.abc import Mapping, Sequence
+import os
+import platform
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -20,77 +26,156 @@ FREE = {
     "train.checkpoint_every",
     "train.eval_every",
     "train.log_every",
+    "train.task_devices",
 }
 
 
-def describe(workdir: Path, config: ConfigDict, classes: Classes, data: str) -> None:
-    """Writes what the run in `workdir` is, or checks that it still is the same.
+@dataclass(frozen=True)
+class Run:
+    """What a run is.
+
+    Attributes:
+      config: a checked config, with settings for each task.
+      classes: `{task: class names}` in the order of the labels.
+      data: identity of its data (see `Source.identity`).
+    """
+
+    config: ConfigDict
+    classes: Classes
+    data: str
+
+
+@contextmanager
+def claim(workdir: Path, run: Run) -> Iterator[None]:
+    """Keeps `workdir` for a run, which it describes, until the block ends.
+
+    An earlier run that made no checkpoint came to nothing; another may take its folder.
 
     Args:
       workdir: made if it does not exist.
-      config: a checked config.
-      classes: `{task: class names}` in the order of the labels.
-      data: name of the prepared data, which another manifest or version changes.
+      run: what is going to be trained.
 
     Raises:
-      UserError: `workdir` is a file, or holds a run with another config or other data.
+      UserError: `workdir` cannot be written, is in use, or holds a run with another
+        config or on other data.
     """
+    with _lock(workdir):
+        _check_free(workdir, run)
+        content = json.loads(run.config.to_json())
+        for name in ("manifest", "dir"):  # it can then be evaluated from any folder
+            if content["data"][name]:
+                content["data"][name] = str(Path(content["data"][name]).resolve())
+        classes = {task: list(names) for task, names in run.classes.items()}
+        try:
+            _write_json(workdir / "classes.json", classes)
+            _write_json(workdir / "data.json", {"identity": run.data})
+            _write_json(workdir / "config.json", content)
+        except OSError as error:
+            raise _unwritable(workdir, error) from error
+        yield
+
+
+def _unwritable(workdir: Path, error: OSError) -> UserError:
+    return UserError(
+        f"--workdir={workdir} cannot be written: {error.strerror}. Give another one."
+    )
+
+
+@contextmanager
+def _lock(workdir: Path) -> Iterator[None]:
+    """Keeps other runs out of `workdir`, until the block or the process ends."""
     if workdir.exists() and not workdir.is_dir():
         raise UserError(f"--workdir={workdir} is a file; give a folder.")
-    if (workdir / "config.json").exists():
-        _check_same(workdir, config, classes, data)
-    elif (workdir / "checkpoints").exists():
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        file = (workdir / "lock").open("a+")
+    except OSError as error:
+        raise _unwritable(workdir, error) from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
+            raise UserError(
+                f"--workdir={workdir} is in use by {file.read().strip()}: wait for it, "
+                "stop it, or give another --workdir."
+            ) from error
+        except OSError:
+            pass  # not on all network file systems can a file be locked
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {platform.node()}")
+        file.flush()
+        yield
+
+
+def _check_free(workdir: Path, run: Run) -> None:
+    folders = (workdir / "checkpoints").glob("*")
+    if not any(folder.name.isdigit() for folder in folders):
+        return
+    if not (workdir / "config.json").exists():
         raise UserError(
             f"--workdir={workdir} holds checkpoints of an unknown run (there is no "
             "config.json): give another one."
         )
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"--workdir={workdir} cannot be made: {error.strerror}. Give another one."
-        ) from error
-    content = json.loads(config.to_json())
-    if config.data.manifest:  # the run can then be evaluated from any folder
-        content["data"]["manifest"] = str(Path(config.data.manifest).resolve())
-    _write_json(workdir / "classes.json", {t: list(c) for t, c in classes.items()})
-    _write_json(workdir / "data.json", {"name": data})
-    _write_json(workdir / "config.json", content)
-
-
-def read(workdir: Path) -> tuple[ConfigDict, dict[str, tuple[str, ...]]]:
-    """Returns the config and the class names of the run in `workdir`.
-
-    Raises:
-      UserError: there is no run.
-    """
-    if not (workdir / "config.json").exists():
-        raise UserError(
-            f"--workdir={workdir} holds no run (no config.json): train one with "
-            f"`python -m crl_jax.main --config=... --workdir={workdir}`."
+    old = read(workdir)
+    changed = config_lib.differences(old.config, run.config)
+    if changed := [name for name in changed if name not in FREE]:
+        there, now = (
+            dict(config_lib.fields(old.config)),
+            dict(config_lib.fields(run.config)),
         )
-    content = json.loads((workdir / "config.json").read_text("utf-8"))
-    classes = json.loads((workdir / "classes.json").read_text("utf-8"))
-    config = config_check.check(config_lib.from_dict(content))
-    return config, {t: tuple(c) for t, c in classes.items()}
+        listed = "\n".join(
+            f"  config.{name}: {there.get(name)!r} there, {now.get(name)!r} now"
+            for name in changed
+        )
+        raise UserError(
+            f"--workdir={workdir} holds a run with another config:\n{listed}\n"
+            "Give another --workdir, or the same values to go on with that run."
+        )
+    check_data(workdir, old, run.classes, run.data)
 
 
-def check_classes(workdir: Path, run: Classes, data: Classes) -> None:
-    """Raises UserError unless the run in `workdir` and its data have the same classes.
+def check_data(workdir: Path, run: Run, classes: Classes, data: str) -> None:
+    """Raises UserError unless the run in `workdir` was trained on this data.
 
     Args:
       workdir: named in the message.
-      run: `{task: class names}` of the run.
-      data: those of the data.
+      run: from `read`.
+      classes: `{task: class names}` of the data.
+      data: its identity.
     """
-    for task in sorted(set(run) | set(data)):
-        ours, theirs = tuple(run.get(task, ())), tuple(data.get(task, ()))
+    for task in sorted(set(run.classes) | set(classes)):
+        ours, theirs = tuple(run.classes.get(task, ())), tuple(classes.get(task, ()))
         if ours != theirs:
             raise UserError(
                 f"--workdir={workdir} holds a run with other classes of task {task!r} "
                 f"than the data has ({len(ours)} and {len(theirs)}, or other names): "
                 "take the data it was trained on, or train in another --workdir."
             )
+    if data != run.data:
+        raise UserError(
+            f"--workdir={workdir} holds a run on other data ({run.data} there, {data} "
+            "now): the pictures or the manifest changed since. Take the data it was "
+            "trained on, or train in another --workdir."
+        )
+
+
+def read(workdir: Path) -> Run:
+    """Returns what the run in `workdir` is.
+
+    Raises:
+      UserError: there is no run, or one of its files is damaged.
+    """
+    if not (workdir / "config.json").exists():
+        raise UserError(
+            f"--workdir={workdir} holds no run (no config.json): train one with "
+            f"`python -m crl_jax.main --config=... --workdir={workdir}`."
+        )
+    content = _read_json(workdir / "config.json")
+    config = config_check.check(config_lib.from_dict(content))
+    classes = _read_json(workdir / "classes.json")
+    data = _read_json(workdir / "data.json").get("identity", "")
+    return Run(config, {t: tuple(c) for t, c in classes.items()}, data)
 
 
 def write_result(
@@ -112,29 +197,23 @@ def write_result(
     _write_json(workdir / "result.json", content)
 
 
-def _check_same(workdir: Path, config: ConfigDict, classes: Classes, data: str) -> None:
-    old_config, old_classes = read(workdir)
-    changed = [n for n in config_lib.differences(old_config, config) if n not in FREE]
-    if changed:
-        old, new = dict(config_lib.fields(old_config)), dict(config_lib.fields(config))
-        listed = "\n".join(
-            f"  config.{name}: {old.get(name)!r} there, {new.get(name)!r} now"
-            for name in changed
-        )
-        raise UserError(
-            f"--workdir={workdir} holds a run with another config:\n{listed}\n"
-            "Give another --workdir, or the same values to go on with that run."
-        )
-    check_classes(workdir, old_classes, classes)
-    old_data = json.loads((workdir / "data.json").read_text("utf-8"))["name"]
-    if data != old_data:
-        raise UserError(
-            f"--workdir={workdir} holds a run on other data ({old_data} there, {data} "
-            "now): the pictures or the manifest changed. Give another --workdir."
-        )
-
-
 def _write_json(path: Path, content: object) -> None:
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps(content, indent=2, ensure_ascii=False), "utf-8")
     partial.replace(path)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{path} cannot be read ({error}). Bring it back from a copy, or train in "
+            "another --workdir."
+        ) from error
+    if not isinstance(content, dict):
+        raise UserError(
+            f"{path} is damaged: it holds no names and values. Bring it back from a "
+            "copy, or train in another --workdir."
+        )
+    return content

@@ -4,14 +4,20 @@
 """
 
 import os
-from collections.abc import Callable
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 # Tests compile much and compute little: level 0 halves their time.
 os.environ["XLA_FLAGS"] = (
     "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
 )
 os.environ["JAX_PLATFORMS"] = "cpu"
+# ... and what one test compiled, the others and the commands they start need not.
+os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="compiled")
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 
 import jax
 import numpy as np
@@ -24,6 +30,12 @@ from crl_jax.config import default
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def remove_compiled_programs() -> Iterator[None]:
+    yield
+    shutil.rmtree(os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
@@ -85,3 +97,17 @@ def small_config(new_config: Callable[[], ConfigDict]) -> ConfigDict:
     config.train.eval_every = 2
     config.train.log_every = 1
     return config
+
+
+@pytest.fixture(scope="session")
+def trained(
+    new_config: Callable[[], ConfigDict], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Any]:
+    """A finished run of six steps, and what its training returned."""
+    from crl_jax.train import train
+
+    config = new_config()
+    config.train.eval_every = 3
+    config.optim.learning_rate = 0.02
+    directory = tmp_path_factory.mktemp("trained")
+    return directory, train(config, directory)

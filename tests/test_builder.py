@@ -1,6 +1,7 @@
 """Shards of a manifest: their content, what is refused, and what an accident leaves."""
 
 import csv
+import fcntl
 import io
 import os
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 from PIL import Image
 
 from crl_jax.data import parts, pictures
-from crl_jax.data.builder import prepare_manifest
+from crl_jax.data.builder import find_shards, write_shards
 from crl_jax.data.quiet import tf, tfds
 from crl_jax.errors import UserError
 
@@ -23,6 +24,10 @@ ROWS = [
     ("turned.jpg", "train", "", "sad"),
     ("one, two.gif", "val", 'a "quoted", cat', "happy"),
 ]
+
+
+def prepare_manifest(path: Path, data_dir: str, resize: int = 0):
+    return write_shards(find_shards(path, data_dir, resize))
 
 
 def write_manifest(folder: Path, rows: list[tuple[str, ...]]) -> Path:
@@ -140,8 +145,8 @@ def test_refused_pictures_are_left_out_and_listed(tmp_path, capsys):
     assert last == f"2 of 60 pictures were refused: see {listed}"
     with listed.open(encoding="utf-8", newline="") as file:
         refused = list(csv.DictReader(file))
-    assert [row["file"] for row in refused] == ["20.png", "7.png"]
-    assert refused[1]["reason"] == "is empty"
+    assert [row["file"] for row in refused] == ["7.png", "20.png"]
+    assert refused[0]["reason"] == "is empty"
     found = examples(builder, "train") | examples(builder, "val")
     assert set(found) == {row[0] for row in rows} - {"7.png", "20.png"}
 
@@ -207,10 +212,24 @@ def test_what_a_killed_process_leaves_is_not_taken_for_finished(small, tmp_path)
     data_dir = tmp_path / "shards"
     finished = Path(prepare_manifest(small, str(data_dir)).data_dir)
     # TFDS writes into a folder of this kind of name until all is there.
-    finished.rename(finished.with_name("incomplete.ABC123_1.0.0"))
+    left = finished.rename(finished.with_name("incomplete.ABC123_1.0.0"))
     builder = prepare_manifest(small, str(data_dir))
+    assert not left.exists()
     assert len(examples(builder, "train")) == 3
     assert Path(builder.data_dir) == finished
+
+
+def test_what_another_process_is_writing_stays(small, tmp_path):
+    data_dir = tmp_path / "shards"
+    builder = prepare_manifest(small, str(data_dir))
+    finished = Path(builder.data_dir)
+    others = finished.rename(finished.with_name("incomplete.ABC123_1.0.0"))
+    lock = builder._parts / "lock"
+    lock.parent.mkdir()
+    with lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        prepare_manifest(small, str(data_dir))
+    assert others.exists()
 
 
 def test_a_damaged_folder_is_named(small, tmp_path):

@@ -32,7 +32,7 @@ def test_every_config_loads_validates_and_builds_its_network(path, solid_picture
                         ("train.best_by", "mean"),
                     ],
                 )
-        classes = source.read_classes(config)
+        classes = source.find_source(config).num_classes
     config = config_check.with_tasks(config, classes)
     network = models.build(config, classes)
     size = config.data.image_size
@@ -100,6 +100,7 @@ def test_fields_are_set_from_text(name, text, value):
         ("optim.decay_by", "-1", r"decay_by is -1.0; it cannot be below 0"),
         ("data.flip", "no", r"flip is 'no'; it must be True or False"),
         ("data.mean", "(1, 2)", r"mean needs three numbers"),
+        ("data.eval_crop", "0", r"eval_crop is 0.*must be above 0"),
         ("data.std", "(1, 0, 1)", r"std.*above 0"),
         ("data.batch_size", "-1", r"batch_size is -1; it must be above 0"),
         ("optim.momentum", "1.5", r"momentum is 1.5; it must be between 0 and 1"),
@@ -178,7 +179,8 @@ def test_tasks_keep_their_order(tmp_path):
     assert list(config.data.tasks) == ["noun", "adjective", "anp"]
     classes = {"noun": ["a", "b"], "adjective": ["c", "d"], "anp": ["e", "f"]}
     config = config_check.with_tasks(config, {task: 2 for task in classes})
-    workdir.describe(tmp_path, config, classes, "digits/1.0.0")
-    read, _ = workdir.read(tmp_path)
+    with workdir.claim(tmp_path, workdir.Run(config, classes, "digits/1.0.0")):
+        pass
+    read = workdir.read(tmp_path).config
     assert list(read.data.tasks) == list(read.tasks) == ["noun", "adjective", "anp"]
     assert config_lib.differences(read, config) == []

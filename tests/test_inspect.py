@@ -14,7 +14,7 @@ from crl_jax import config_check
 from crl_jax.data import inspect as verb
 from crl_jax.data import inspect_pictures, inspection, source, stream
 from crl_jax.data.inspect_labels import find_problems
-from crl_jax.data.labels import SplitLabels, read_labels
+from crl_jax.data.labels import SplitLabels, read_labels, read_split
 from crl_jax.errors import UserError
 
 KINDS = {"kind": ("cat", "dog", "owl"), "hue": ("red", "blue")}
@@ -202,7 +202,7 @@ def test_warnings_of_made_pictures(small_config, tmp_path, more, few, warning):
     make_pictures(tmp_path, CLEAN + more)
     small_config.data.manifest = str(tmp_path / "labels.csv")
     data = open_data(small_config)
-    splits = {name: read_labels(data, name) for name in ("train", "val", "test")}
+    splits = {name: read_split(data, name) for name in ("train", "val", "test")}
     problems = find_problems(splits, data.classes, few)
     if warning is None:
         assert problems == []
@@ -241,7 +241,7 @@ def test_train_alone_can_be_checked():
 
 def test_labels_of_a_part_of_a_split_in_order(small_config):
     data = open_data(small_config)
-    whole, part = read_labels(data, "train"), read_labels(data, "train[3:9]")
+    whole, part = read_split(data, "train"), read_split(data, "train[3:9]")
     assert part.files == whole.files[3:9]
     assert len(set(whole.pictures.tolist())) == 14
     np.testing.assert_array_equal(part.pictures, whole.pictures[3:9])
@@ -255,9 +255,9 @@ def test_pictures_without_a_file_name_are_numbered(small_config):
     features = {n: f for n, f in info.features.items() if n != "file"}
     info = SimpleNamespace(features=features, splits=info.splits)
     nameless = dataclasses.replace(data, builder=SimpleNamespace(info=info))
-    labels = read_labels(nameless, "val")
+    labels = read_split(nameless, "val")
     assert labels.files == ["0", "1", "2", "3", "4"]
-    expected = read_labels(data, "val").labels["hue"]
+    expected = read_labels(data, "val")["hue"]
     np.testing.assert_array_equal(labels.labels["hue"], expected)
 
 

@@ -15,8 +15,8 @@ def test_a_step_that_needs_a_host_transfer_is_refused(
 ):
     map_train_step = step.map_train_step
 
-    def with_transfer(train_step, mesh):
-        mapped = map_train_step(train_step, mesh)
+    def with_transfer(*arguments):
+        mapped = map_train_step(*arguments)
 
         def transferring(state, batch):
             jax.jit(jnp.sin)(np.ones(3, np.float32))
@@ -33,14 +33,14 @@ def test_the_moving_average_is_what_is_evaluated(small_config, tmp_path, monkeyp
     small_config.optim.ema = 0.9
     small_config.train.eval_every = small_config.train.steps
     evaluated, states = [], []
-    run, map_train_step = evaluation.run, step.map_train_step
+    run, map_train_step = evaluation.evaluate_batches, step.map_train_step
 
     def recording_run(eval_step, variables, *rest):
         evaluated.append(jax.device_get(variables))
         return run(eval_step, variables, *rest)
 
-    def recording_map(train_step, mesh):
-        mapped = map_train_step(train_step, mesh)
+    def recording_map(*arguments):
+        mapped = map_train_step(*arguments)
 
         def recorded(state, batch):
             state, sums = mapped(state, batch)
@@ -49,7 +49,7 @@ def test_the_moving_average_is_what_is_evaluated(small_config, tmp_path, monkeyp
 
         return recorded
 
-    monkeypatch.setattr(evaluation, "run", recording_run)
+    monkeypatch.setattr(evaluation, "evaluate_batches", recording_run)
     monkeypatch.setattr(step, "map_train_step", recording_map)
     train(small_config, tmp_path / "run")
     last = jax.device_get(states[-1])

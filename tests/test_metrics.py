@@ -81,10 +81,17 @@ def test_a_task_without_labels_has_no_accuracy():
     assert result["adjective"]["count"] > 0
 
 
-def test_score_is_a_task_or_the_mean():
-    result = {"a": {"top1": 0.2}, "b": {"top1": 0.4}, "joint": {"top1": 0.1}}
+def test_score_is_a_task_or_the_mean_of_those_with_labels():
+    def values(top1, count=10):
+        return {"top1": top1, "count": count}
+
+    nan = float("nan")
+    result = {"a": values(0.2), "b": values(0.4), "joint": values(0.1)}
     assert metrics.score(result, "b") == 0.4
     assert metrics.score(result, "mean") == pytest.approx(0.3)
+    unlabelled = result | {"a": values(nan, 0), "joint": values(nan, 0)}
+    assert metrics.score(unlabelled, "mean") == 0.4
+    assert metrics.score(unlabelled, "a") is None
 
 
 def test_label_smoothing_against_numpy():

@@ -9,12 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from crl_jax import config_check, metrics, models, optim, step
+from crl_jax import config_check, metrics, models, optim, step, train_state
 from crl_jax.config import default
+from crl_jax.devices import check_batch_size, make_mesh, put_batch
 from crl_jax.errors import UserError
-from crl_jax.models.network import DATA_AXIS
+from crl_jax.models.network import DATA_AXIS, TASK_AXIS
 
 CLASSES = {"noun": 4, "anp": 7}
 
@@ -32,8 +33,9 @@ def make(**changes):
         config_check.set_field(config, name, value)
     config = config_check.with_tasks(config_check.check(config), CLASSES)
     network = models.build(config, CLASSES)
-    optimizer = optim.make(config.optim, optim.learning_rate(config.optim, 10))
-    state = jax.jit(lambda: step.create_state(network, optimizer, config))()
+    rate = optim.learning_rate(config.optim, 10)
+    optimizer = optim.make(config.optim, rate, step.gradient_norm(network))
+    state = jax.jit(lambda: train_state.create_state(network, optimizer, config))()
     return config, network, step.make_train_step(network, optimizer, config), state
 
 
@@ -50,13 +52,17 @@ def mesh_of(devices):
     return Mesh(np.array(jax.devices()[:devices]), (DATA_AXIS,))
 
 
+def replicate(tree, mesh):
+    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+
+
 def run(train_step, state, batch, devices, steps=2):
     mesh = mesh_of(devices)
     mapped = step.map_train_step(train_step, mesh)
-    state = step.replicate(jax.tree.map(jnp.copy, state), mesh)
+    state = replicate(jax.tree.map(jnp.copy, state), mesh)
     for _ in range(steps):
-        state, sums = mapped(state, step.put_batch(batch, mesh))
-    return jax.device_get((state, sums))
+        state, _ = mapped(state, put_batch(batch, mesh))
+    return jax.device_get((state, state.sums))
 
 
 def assert_close(a, b, tolerance=1e-5):
@@ -74,9 +80,64 @@ def test_one_device_four_devices_and_pmap_agree():
     copies = jax.tree.map(lambda x: jnp.stack([x] * 4), state)
     split = jax.tree.map(lambda x: x.reshape(4, -1, *x.shape[1:]), make_batch())
     for _ in range(2):
-        copies, sums = by_pmap(copies, split)
-    first = jax.tree.map(lambda x: np.asarray(x[0]), (copies, sums))
-    assert_close(four, first)
+        copies, _ = by_pmap(copies, split)
+    first = jax.tree.map(lambda x: np.asarray(x[0]), copies)
+    assert_close(four, (first, first.sums))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"optim.clip_norm": 0.1, "optim.name": "adamw", "optim.learning_rate": 0.01},
+        {"model.cross.kind": "channel", "model.cross.learned": True, "optim.ema": 0.5},
+        {"model.cross.kind": "conv", "model.cross.learned": True},
+        {"model.branch_from": "stem", "model.sync_batch_norm": False},
+    ],
+)
+def test_tasks_divided_over_devices_agree_with_one_device(changes):
+    """Two devices with a task each, times as many for the data as leave them equal."""
+    _, _, train_step, state = make(**changes)
+    one, _ = run(train_step, state, make_batch(), devices=1)
+
+    config, network, train_step, state = make(**changes | {"train.task_devices": 2})
+    data_devices = 2 if config.model.sync_batch_norm else 1
+    grid = np.array(jax.devices()[: 2 * data_devices]).reshape(data_devices, 2)
+    mesh = Mesh(grid, (DATA_AXIS, TASK_AXIS))
+    rate = optim.learning_rate(config.optim, 10)
+    optimizer = optim.make(config.optim, rate, step.gradient_norm(network))
+    abstract = train_state.abstract_state(network, optimizer, config, mesh)
+    divided = train_state.create(network, optimizer, config, abstract)
+    mapped = step.map_train_step(
+        step.make_train_step(network, optimizer, config),
+        mesh,
+        train_state.partition_specs(abstract),
+    )
+    for _ in range(2):
+        divided, _ = mapped(divided, put_batch(make_batch(), mesh))
+    for layer, arrays in divided.variables["params"].items():
+        for leaf in jax.tree.leaves(arrays):
+            own = leaf.sharding.shard_shape(leaf.shape)
+            parts = 2 if layer in network.stacked_layers else 1
+            assert own[0] * parts == leaf.shape[0]
+    assert_close(one, jax.device_get(divided), 2e-5)
+
+    evaluate = step.map_eval_step(
+        step.make_eval_step(network),
+        mesh,
+        train_state.partition_specs(abstract.evaluated),
+    )
+    sums, logits = evaluate(divided.evaluated, put_batch(make_batch(), mesh))
+    whole = network.clone(task_devices=1)
+    expected = jax.jit(whole.apply)(one.evaluated, make_batch()["image"])
+    assert_close(expected, jax.device_get(logits), 1e-4)
+    for task, labels in make_batch()["labels"].items():
+        assert int(sums[task]["count"]) == np.sum(labels >= 0)
+
+
+@pytest.mark.parametrize(("task_devices", "tasks"), [(3, 3), (2, 3), (16, 16)])
+def test_tasks_that_do_not_divide_over_the_devices(task_devices, tasks):
+    with pytest.raises(UserError, match=rf"task_devices={task_devices} must divide"):
+        make_mesh(task_devices, tasks)
 
 
 @pytest.mark.parametrize("sync", [True, False])
@@ -84,7 +145,7 @@ def test_state_is_the_same_on_every_device(sync):
     _, _, train_step, state = make(**{"model.sync_batch_norm": sync})
     mesh = mesh_of(4)
     state, _ = step.map_train_step(train_step, mesh)(
-        step.replicate(state, mesh), step.put_batch(make_batch(), mesh)
+        replicate(state, mesh), put_batch(make_batch(), mesh)
     )
     for leaf in jax.tree.leaves(state):
         shards = [np.asarray(s.data) for s in leaf.addressable_shards]
@@ -98,7 +159,7 @@ def test_compiled_step_gathers_nothing_and_sends_the_gradients_once():
     mesh = mesh_of(4)
     program = (
         step.map_train_step(train_step, mesh)
-        .lower(step.replicate(state, mesh), step.put_batch(make_batch(), mesh))
+        .lower(replicate(state, mesh), put_batch(make_batch(), mesh))
         .compile()
         .as_text()
     )
@@ -119,8 +180,8 @@ def test_missing_labels_change_nothing_for_the_other_tasks():
     _, network, _, state = make()
     evaluate = step.map_eval_step(step.make_eval_step(network), mesh_of(2))
     complete, partial = make_batch(missing=False), make_batch(missing=True)
-    a, _ = evaluate(state.variables, step.put_batch(complete, mesh_of(2)))
-    b, _ = evaluate(state.variables, step.put_batch(partial, mesh_of(2)))
+    a, _ = evaluate(state.variables, put_batch(complete, mesh_of(2)))
+    b, _ = evaluate(state.variables, put_batch(partial, mesh_of(2)))
     chex.assert_trees_all_equal(a["anp"], b["anp"])
     assert int(a["noun"]["count"]) == 16
     assert int(b["noun"]["count"]) == 13
@@ -165,7 +226,7 @@ def test_loss_against_numpy():
     _, network, _, state = make(**{"optim.label_smoothing": 0.0})
     batch = make_batch()
     evaluate = step.map_eval_step(step.make_eval_step(network), mesh_of(1))
-    sums, logits = evaluate(state.variables, step.put_batch(batch, mesh_of(1)))
+    sums, logits = evaluate(state.variables, put_batch(batch, mesh_of(1)))
     result = metrics.means([sums], list(CLASSES))
     for task, labels in batch["labels"].items():
         x, seen = np.asarray(logits[task], np.float64), labels >= 0
@@ -307,4 +368,4 @@ def test_batch_that_does_not_divide_over_the_devices():
     config = config_check.check(default()).copy_and_resolve_references().unlock()
     config.data.batch_size = 30
     with pytest.raises(UserError, match=r"batch_size=30.*8 devices.*multiple of 8"):
-        step.check_batch_size(config, step.data_mesh())
+        check_batch_size(config, make_mesh())

@@ -4,6 +4,7 @@ import pytest
 
 from crl_jax import cli, costs, summary
 from crl_jax import config as config_lib
+from crl_jax.errors import UserError
 
 PAPER = {"noun": 167, "adjective": 117, "anp": 553}
 
@@ -70,3 +71,9 @@ def test_synchronised_batch_norm_costs_the_same():
         "configs/vso.py", [*overrides, ("model.sync_batch_norm", "True")]
     )
     assert costs.cost(synced, PAPER) == costs.cost(config, PAPER)
+
+
+def test_without_data_or_classes_the_message_names_both(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["summary", "--config=configs/manifest.py"])
+    with pytest.raises(UserError, match=r"--config.tasks.NAME.classes=10"):
+        summary.main()

@@ -2,19 +2,21 @@
 
 import csv
 import json
+import re
+from contextlib import closing
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
-from PIL import Image
 
 from crl_jax import config as config_lib
-from crl_jax import config_check, evaluation, models, optim, step, workdir
+from crl_jax import config_check, devices, models, optim, train_state, workdir
 from crl_jax.checkpoints import Checkpoints
 from crl_jax.data.quiet import tfds
 from crl_jax.errors import UserError
-from crl_jax.train import Schedule, train
+from crl_jax.schedule import Schedule
+from crl_jax.train import train
 
 
 class TwoLevels(tfds.core.GeneratorBasedBuilder):
@@ -58,14 +60,15 @@ class TwoLevels(tfds.core.GeneratorBasedBuilder):
 
 def final_state(config, directory):
     """The state in the newest checkpoint, as NumPy arrays."""
-    config, classes = workdir.read(Path(directory))
-    network = models.build(config, {t: len(names) for t, names in classes.items()})
+    run = workdir.read(Path(directory))
+    config = run.config
+    network = models.build(config, {t: len(names) for t, names in run.classes.items()})
     optimizer = optim.make(config.optim, lambda count: 0.0)
-    shapes = jax.eval_shape(lambda: step.create_state(network, optimizer, config))
-    checkpoints = Checkpoints(Path(directory), read_only=True)
-    state = checkpoints.restore(checkpoints.latest, shapes, step.data_mesh())
-    checkpoints.close()
-    return jax.device_get(state)
+    abstract = train_state.abstract_state(
+        network, optimizer, config, devices.make_mesh()
+    )
+    with closing(Checkpoints(Path(directory), read_only=True)) as checkpoints:
+        return jax.device_get(checkpoints.restore_latest(abstract)[1])
 
 
 def test_two_steps_on_a_tfds_data_set(new_config, tmp_path):
@@ -90,7 +93,7 @@ def test_a_stopped_run_ends_as_an_undisturbed_one(small_config, tmp_path, monkey
     small_config.optim.ema = 0.9
     expected = train(small_config, tmp_path / "whole")
 
-    prefetch = step.prefetch
+    prefetch = devices.prefetch
 
     def stops_after_three_batches(batches, mesh):
         for i, batch in enumerate(prefetch(batches, mesh)):
@@ -99,7 +102,7 @@ def test_a_stopped_run_ends_as_an_undisturbed_one(small_config, tmp_path, monkey
             yield batch
 
     with monkeypatch.context() as patch:
-        patch.setattr(step, "prefetch", stops_after_three_batches)
+        patch.setattr(devices, "prefetch", stops_after_three_batches)
         with pytest.raises(KeyboardInterrupt):
             train(small_config, tmp_path / "stopped")
     assert Checkpoints(tmp_path / "stopped", read_only=True).latest == 2
@@ -110,16 +113,6 @@ def test_a_stopped_run_ends_as_an_undisturbed_one(small_config, tmp_path, monkey
     jax.tree.map(np.testing.assert_array_equal, a, b)
     metrics = [(tmp_path / d / "metrics.csv").read_text() for d in ("whole", "stopped")]
     assert metrics[0] == metrics[1]
-
-
-@pytest.fixture(scope="module")
-def trained(new_config, tmp_path_factory):
-    """A finished run of six steps, and what its training returned."""
-    config = new_config()
-    config.train.eval_every = 3
-    config.optim.learning_rate = 0.02
-    directory = tmp_path_factory.mktemp("trained")
-    return directory, train(config, directory)
 
 
 def test_metrics_file_has_a_row_a_step_and_split(trained):
@@ -150,60 +143,9 @@ def test_best_checkpoint_is_the_one_with_the_highest_validation_score(trained):
     assert json.loads((directory / "result.json").read_text())["step"] == best
 
 
-@pytest.mark.parametrize("batch_size", [0, 16, 48])
-def test_evaluate_gives_the_same_numbers_whatever_the_batch(trained, batch_size):
-    directory, expected = trained
-    result = evaluation.evaluate(directory, "test", batch_size=batch_size)
-    for task, values in expected.items():
-        for name, value in values.items():
-            np.testing.assert_allclose(result[task][name], value, rtol=1e-5)
-
-
-def test_evaluate_equals_a_plain_loop_over_the_pictures(trained, tmp_path):
-    """26 - 19 = 7 test pictures, which no batch size of eight devices divides."""
-    directory, result = trained
-    config, classes = workdir.read(directory)
-    network = models.build(config, {t: len(names) for t, names in classes.items()})
-    best = json.loads((directory / "result.json").read_text())["step"]
-    optimizer = optim.make(config.optim, lambda count: 0.0)
-    shapes = jax.eval_shape(lambda: step.create_state(network, optimizer, config))
-    checkpoints = Checkpoints(directory, read_only=True)
-    state = checkpoints.restore(best, shapes, step.data_mesh())
-    apply = jax.jit(network.apply)
-
-    manifest = Path(config.data.manifest)
-    with manifest.open(newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row["split"] == "test"]
-    right: dict[str, list[bool]] = {task: [] for task in classes}
-    for row in rows:
-        with Image.open(manifest.parent / row["file"]) as picture:
-            image = np.full((1, 16, 16, 3), np.asarray(picture)[0, 0], np.uint8)
-        logits = apply(state.variables, image)
-        for task, names in classes.items():
-            right[task].append(names[int(np.argmax(logits[task]))] == row[task])
-    for task in classes:
-        assert result[task]["count"] == len(rows) == 7
-        assert result[task]["top1"] == pytest.approx(np.mean(right[task]))
-    both = [all(pair) for pair in zip(*right.values(), strict=True)]
-    assert result["joint"]["top1"] == pytest.approx(np.mean(both))
-
-
-def test_predictions_file_has_a_row_a_picture(trained, tmp_path):
-    directory, result = trained
-    evaluation.evaluate(directory, "train", predictions=tmp_path / "p.csv")
-    with (tmp_path / "p.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert sorted(row["file"] for row in rows) == [f"{i:02}.png" for i in range(14)]
-    assert {row["file"]: row["number"] for row in rows}["01.png"] == ""
-    for row in rows:
-        assert row["hue"] in ("dark", "light")
-        assert row["hue_predicted"] in ("dark", "light")
-        assert 0.5 <= float(row["hue_probability"]) <= 1
-
-
 def test_a_finished_run_prints_its_result_again(trained, capsys):
     directory, expected = trained
-    config, _ = workdir.read(directory)
+    config = workdir.read(directory).config
     before = (directory / "metrics.csv").read_text()
     np.testing.assert_equal(train(config, directory), expected)
     assert (directory / "metrics.csv").read_text() == before
@@ -211,7 +153,7 @@ def test_a_finished_run_prints_its_result_again(trained, capsys):
 
 def test_workdir_of_another_config_is_refused_and_left_alone(trained):
     directory, _ = trained
-    config, _ = workdir.read(directory)
+    config = workdir.read(directory).config
     before = (directory / "config.json").read_text()
     other = config.copy_and_resolve_references().unlock()
     other.model.width = 0.25
@@ -225,7 +167,7 @@ def test_workdir_of_another_config_is_refused_and_left_alone(trained):
 
 def test_a_run_does_not_go_on_with_an_edited_manifest(trained, tmp_path):
     directory, _ = trained
-    config, _ = workdir.read(directory)
+    config = workdir.read(directory).config
     manifest = Path(config.data.manifest)
     rows = manifest.read_text().splitlines()
     for picture in manifest.parent.glob("*.png"):
@@ -237,42 +179,52 @@ def test_a_run_does_not_go_on_with_an_edited_manifest(trained, tmp_path):
         train(edited, directory)
 
 
-def test_evaluating_other_data_than_was_trained_on_is_refused(trained, monkeypatch):
-    directory, _ = trained
-    config, classes = workdir.read(directory)
-    swapped = classes | {"hue": classes["hue"][::-1]}
-    monkeypatch.setattr(workdir, "read", lambda _: (config, swapped))
-    with pytest.raises(UserError, match=r"other classes of task 'hue'"):
-        evaluation.evaluate(directory, "test")
-
-
-def test_evaluate_answers_mistakes(trained, tmp_path):
-    directory, _ = trained
-    with pytest.raises(UserError, match=r"no split 'dev'; it has train, val, test"):
-        evaluation.evaluate(directory, "dev")
-    with pytest.raises(UserError, match=r"batch_size is -8; it must be above 0"):
-        evaluation.evaluate(directory, "test", batch_size=-8)
-    with pytest.raises(UserError, match=r"predictions=.*cannot be written: Is a dir"):
-        evaluation.evaluate(directory, "test", predictions=tmp_path)
-
-
 def test_workdir_that_is_a_file_or_empty(small_config, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="is a file; give a folder"):
         train(small_config, tmp_path / "file")
-    with pytest.raises(UserError, match="cannot be made: Not a directory"):
+    with pytest.raises(UserError, match="cannot be written: Not a directory"):
         train(small_config, tmp_path / "file" / "run")
-    (tmp_path / "odd" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "odd" / "checkpoints" / "3").mkdir(parents=True)
     with pytest.raises(UserError, match="checkpoints of an unknown run"):
         train(small_config, tmp_path / "odd")
-    with pytest.raises(UserError, match=r"holds no run.*train one with"):
-        evaluation.evaluate(tmp_path, "test")
+
+
+def test_a_workdir_without_a_checkpoint_can_be_taken(small_config, tmp_path):
+    """What failed before its first checkpoint leaves nothing to go on with."""
+    (tmp_path / "config.json").write_text('{"model": {"depth": 12}}')
+    (tmp_path / "checkpoints").mkdir()
+    small_config.train.steps = 1
+    train(small_config, tmp_path)
+    assert workdir.read(tmp_path).config.train.steps == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("config.json", '{"model": {"dep', r"config.json cannot be read .*copy"),
+        ("config.json", "[1]", r"config.json is damaged: it holds no names"),
+        ("classes.json", None, r"classes.json cannot be read .*No such file"),
+        ("data.json", "", r"data.json cannot be read"),
+    ],
+)
+def test_damaged_files_of_a_workdir_are_named(
+    trained, tmp_path, name, content, message
+):
+    directory, _ = trained
+    for file in directory.glob("*.json"):
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    if content is None:
+        (tmp_path / name).unlink()
+    else:
+        (tmp_path / name).write_text(content)
+    with pytest.raises(UserError, match=message):
+        workdir.read(tmp_path)
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"train.steps": 0}, r"no step: set config.train.steps or config.train.epochs"),
         ({"data.val_split": "dev"}, r"no split 'dev'; it has train, val, test"),
         ({"data.batch_size": 12}, r"batch_size=12 does not divide over 8 devices"),
         ({"model.branch_from": "res9z"}, r"res9z.*is not a layer of ResNet-12"),
@@ -286,11 +238,94 @@ def test_workdir_that_is_a_file_or_empty(small_config, tmp_path):
 def test_mistakes_are_found_before_anything_is_written(
     small_config, tmp_path, changes, message
 ):
+    small_config.data.dir = str(tmp_path / "shards")
     for name, value in changes.items():
         config_check.set_field(small_config, name, value)
     with pytest.raises(UserError, match=message):
         train(small_config, tmp_path / "run")
-    assert not (tmp_path / "run").exists()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_wrong_workdir_is_answered_before_shards_are_written(
+    trained, small_config, tmp_path
+):
+    directory, _ = trained
+    small_config.model.width = 0.25
+    small_config.data.dir = str(tmp_path / "shards")
+    with pytest.raises(UserError, match="holds a run with another config"):
+        train(small_config, directory)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("steps", 0, r"no step: set config.train.steps or config.train.epochs"),
+        ("epochs", 0.01, r"epochs=0.01 of 14 examples are less than half a batch of 8"),
+    ],
+)
+def test_a_run_without_a_step(small_config, tmp_path, field, value, message):
+    small_config.train.steps = 0
+    small_config.train[field] = value
+    with pytest.raises(UserError, match=message):
+        train(small_config, tmp_path / "run")
+
+
+def test_a_task_without_validation_labels_cannot_choose(new_config, tmp_path):
+    config = new_config()
+    manifest = Path(config.data.manifest)
+    rows = list(csv.reader(manifest.read_text().splitlines()))
+    for row in rows:
+        row[3] = "" if row[1] == "val" else row[3]
+    for picture in manifest.parent.glob("*.png"):
+        (tmp_path / picture.name).write_bytes(picture.read_bytes())
+    (tmp_path / "labels.csv").write_text("\n".join(map(",".join, rows)))
+    config.data.manifest = str(tmp_path / "labels.csv")
+    config.train.best_by = "number"
+    with pytest.raises(
+        UserError, match=r"best_by=number: .* no label of number in val"
+    ):
+        train(config, tmp_path / "run")
+    # The mean goes on without that task, and still chooses.
+    config.train.best_by = "mean"
+    config.train.steps = 1
+    train(config, tmp_path / "run")
+    score = tmp_path / "run" / "checkpoints" / "1" / "metrics" / "metrics"
+    assert 0 <= json.loads(score.read_text())["score"] <= 1
+
+
+def test_a_loss_that_is_no_number_stops_the_run(small_config, tmp_path):
+    small_config.optim.learning_rate = 1e30
+    small_config.optim.warmup = 0.0
+    with pytest.raises(
+        UserError, match=r"is infinite or no number at step (\d)"
+    ) as stop:
+        train(small_config, tmp_path)
+    number = int(re.search(r"at step (\d)", str(stop.value))[1])
+    # The state before the step is there, and the names of the step's pictures.
+    state = final_state(small_config, tmp_path)
+    assert state.step == number - 1
+    for leaf in jax.tree.leaves(state):
+        assert np.isfinite(leaf).all()
+    broken = json.loads((tmp_path / "broken_step.json").read_text())
+    assert broken["step"] == number
+    assert len(broken["files"]) == 8
+    assert set(broken["files"]) <= {f"{i:02}.png" for i in range(14)}
+
+
+def test_steps_without_a_number_can_be_left_out(small_config, tmp_path):
+    small_config.optim.learning_rate = 1e30
+    small_config.optim.warmup = 0.0
+    small_config.train.skip_nonfinite = True
+    train(small_config, tmp_path)
+    with (tmp_path / "metrics.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["split"] == "train"]
+    assert [row["step"] for row in rows] == list("123456")
+    assert 0 < int(rows[-1]["skipped"]) < 6
+    state = final_state(small_config, tmp_path)
+    assert state.step == 6
+    for leaf in jax.tree.leaves(state):
+        assert np.isfinite(leaf).all()
 
 
 def test_training_without_validation_keeps_the_newest(small_config, tmp_path):
@@ -324,6 +359,23 @@ def test_digits_overfits_a_handful(tmp_path, shards):
     assert result["joint"] == {"count": 24, "top1": 1.0}
 
 
+def test_every_evaluation_can_give_the_best_checkpoint(new_config, tmp_path):
+    """Checkpoints are due every 4th step, evaluations every 3rd."""
+    config = new_config()
+    config.train.eval_every, config.train.checkpoint_every = 3, 4
+    train(config, tmp_path)
+    with (tmp_path / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    scores = {
+        int(row["step"]): (float(row["hue_top1"]) + float(row["number_top1"])) / 2
+        for row in rows
+        if row["split"] == "val"
+    }
+    best = max(scores, key=lambda step: (scores[step], step))
+    assert set(scores) == {3, 6}
+    assert json.loads((tmp_path / "result.json").read_text())["step"] == best
+
+
 def test_schedule_by_hand():
     """10 examples in batches of 4: epochs end within steps 3, 5, 8, 10."""
     config = config_lib.default()
@@ -337,5 +389,5 @@ def test_schedule_by_hand():
     config.train.eval_every, config.train.checkpoint_every = 4, 3
     schedule = Schedule.of(config, examples=10)
     assert [s for s in range(1, 11) if schedule.evaluates(s)] == [4, 8, 10]
-    assert [s for s in range(1, 11) if schedule.saves(s)] == [3, 6, 9, 10]
-    assert [s for s in range(1, 11) if schedule.logs(s)] == [3, 4, 6, 8, 9, 10]
+    assert [s for s in range(1, 11) if schedule.saves(s)] == [3, 4, 6, 8, 9, 10]
+    assert [s for s in range(1, 11) if schedule.logs(s)] == [4, 8, 10]

@@ -4,22 +4,21 @@ TFDS writes to a temporary folder and renames it when it is whole, so what is th
 finished. Another manifest, or an edited one, gets a folder of its own.
 """
 
-import csv
+import contextlib
 import dataclasses
+import fcntl
 import os
 import re
 import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from crl_jax.data import parts, pictures
-from crl_jax.data.manifest import SPLITS, Manifest, first_few, read_manifest
-from crl_jax.data.quiet import quiet_preparation, tfds
+from crl_jax.data import beam, parts, pictures, refused
+from crl_jax.data.manifest import SPLITS, Manifest, read_manifest
+from crl_jax.data.quiet import quiet_preparation, tf, tfds
 from crl_jax.errors import UserError
-
-MAX_REFUSED = 0.05  # share of the pictures
 
 SHARD_BYTES = 128 * 2**20
 
@@ -69,29 +68,73 @@ class ManifestBuilder(LocalBuilder, skip_registration=True):  # type: ignore[cal
             ),
         )
 
-    def _split_generators(self, dl_manager: Any) -> dict[str, "_Examples"]:
+    def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
         manifest = self.builder_config.manifest
         present = [split for split in SPLITS if split in manifest.splits]
         return {split: self._generate_examples(split) for split in present}
 
-    def _generate_examples(self, split: str) -> "_Examples":
-        return _Examples(self.builder_config, split, self._parts, self.refused)
+    def _generate_examples(self, split: str) -> Any:
+        config = self.builder_config
+        rows = [row for row, of in enumerate(config.manifest.splits) if of == split]
+        arguments = config.manifest, split, rows, config.resize, self._parts
+        if self._on_beam:
+            return beam.examples(*arguments)
+        return _Examples(*arguments, self.refused)
+
+    @property
+    def root(self) -> str:
+        """Folder of all data sets."""
+        return str(self._data_dir_root)
 
     @property
     def _parts(self) -> Path:
         """Folder for what an interrupted preparation has done."""
-        return (
-            Path(self._data_dir_root) / self.name / "parts" / self.builder_config.name
-        )
+        return Path(self.root) / self.name / "parts" / self.builder_config.name
 
-    def _download_and_prepare(self, *args: Any, **kwargs: Any) -> None:
-        self.refused: list[tuple[str, str]] = []
-        super()._download_and_prepare(*args, **kwargs)
+    def _download_and_prepare(self, dl_manager: Any, download_config: Any) -> None:
+        self.refused: dict[int, str] = {}
+        self._on_beam = download_config.beam_options is not None
+        manifest = self.builder_config.manifest
+        try:
+            self._write_shards(dl_manager, download_config)
+            refused.check(manifest, self.refused)
+        except UserError:
+            # The user is going to mend these very files.
+            self.forget_parts()
+            raise
         if self.refused:
             # `data_dir` is still the temporary folder.
-            path = Path(self.data_dir) / "refused.csv"
-            with path.open("w", encoding="utf-8", newline="") as file:
-                csv.writer(file).writerows([("file", "reason"), *self.refused])
+            refused.write(Path(self.data_dir) / "refused.csv", manifest, self.refused)
+
+    def _write_shards(self, dl_manager: Any, download_config: Any) -> None:
+        if not self._on_beam:
+            super()._download_and_prepare(dl_manager, download_config)
+            return
+        try:
+            super()._download_and_prepare(dl_manager, download_config)
+        except Exception:
+            # A split without any picture, for one, makes the pipeline fail.
+            self.refused = beam.refused(self._parts)
+            refused.check(self.builder_config.manifest, self.refused)
+            raise
+        self.refused = beam.refused(self._parts)
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Deletes what killed processes left, if no other one is at work.
+
+        Their parts stay: what is deleted is what TFDS begins anew.
+        """
+        self._parts.mkdir(parents=True, exist_ok=True)
+        with (self._parts / "lock").open("w") as file:
+            # Not on all network file systems can a file be locked.
+            with contextlib.suppress(OSError):
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                for left in Path(self.data_dir).parent.glob("incomplete.*"):
+                    shutil.rmtree(left)
+                for left in self._parts.glob("*.partial"):
+                    left.unlink()
+            yield
 
     def forget_parts(self) -> None:
         """Deletes what only an interrupted preparation would need."""
@@ -103,16 +146,18 @@ class _Examples:
 
     def __init__(
         self,
-        config: ManifestConfig,
+        manifest: Manifest,
         split: str,
+        rows: list[int],
+        resize: int,
         folder: Path,
-        refused: list[tuple[str, str]],
+        refused: dict[int, str],
     ):
-        self._manifest = config.manifest
-        self._resize = config.resize
+        self._manifest = manifest
         self._split = split
+        self._rows = rows
+        self._resize = resize
         self._folder = folder
-        self._rows = [i for i, s in enumerate(config.manifest.splits) if s == split]
         self._refused = refused
 
     def __len__(self) -> int:
@@ -124,36 +169,28 @@ class _Examples:
         Raises:
           UserError: too many pictures are refused, or all of the split.
         """
-        manifest, accepted = self._manifest, 0
-        paths = [manifest.root / manifest.files[row] for row in self._rows]
-        images = parts.encoded(paths, self._resize, self._folder, self._split)
-        for row, image in zip(self._rows, images, strict=True):
-            file = manifest.files[row]
+        for row, image in zip(self._rows, self._images(), strict=True):
             if isinstance(image, pictures.BadPicture):
-                self._refused.append((file, str(image)))
-                if len(self._refused) > MAX_REFUSED * len(manifest.files):
-                    self._fail(f"more than {MAX_REFUSED:.0%} of the pictures")
+                self._refused[row] = str(image)
+                refused.check_share(self._manifest, self._refused)
                 continue
-            accepted += 1
-            labels = {task: int(of[row]) for task, of in manifest.labels.items()}
-            yield file, {"image": image, "file": file} | labels
-        if not accepted:
-            self._fail(f"all pictures of {self._split}")
+            example = self._manifest.example(row)
+            yield example["file"], example | {"image": image}
+        refused.check_split(self._manifest, self._refused, self._split)
 
-    def _fail(self, which: str) -> NoReturn:
-        # The user is going to mend these very files.
-        shutil.rmtree(self._folder, ignore_errors=True)
-        found = first_few(self._refused, " ".join)
-        raise UserError(
-            f"{self._manifest.path}: {which} cannot be used: {found}. Mend these files "
-            "or delete their rows."
-        )
+    def _images(self) -> Iterator[bytes | pictures.BadPicture]:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        for name, which in parts.spans(len(self._rows)):
+            part = self._folder / f"{self._split}-{name}.tfrecord"
+            files = [self._manifest.files[row] for row in self._rows[which]]
+            paths = [self._manifest.root / file for file in files]
+            yield from parts.encoded(part, paths, self._resize)
 
 
-def prepare_manifest(
+def find_shards(
     path: str | os.PathLike[str], data_dir: str | None = None, resize: int = 0
-) -> tfds.core.DatasetBuilder:
-    """Returns the data set of a manifest; writes its shards if they are not there.
+) -> ManifestBuilder:
+    """Returns the data set of a manifest, whether its shards are written or not.
 
     The manifest is `builder_config.manifest` of what is returned.
 
@@ -163,47 +200,71 @@ def prepare_manifest(
       resize: see `pictures.encode`.
 
     Raises:
-      UserError: a mistake in the manifest, too many pictures that cannot be used, or
-        a folder that cannot be written.
+      UserError: a mistake in the manifest.
     """
     manifest = read_manifest(path)
     stem = re.sub(r"[^A-Za-z0-9]+", "_", manifest.path.stem)[:50]
     name = f"{stem}-{manifest.fingerprint}" + (f"-{resize}px" if resize else "")
     config = ManifestConfig(name=name, manifest=manifest, resize=resize)
     with quiet_preparation():
-        builder = ManifestBuilder(config=config, data_dir=data_dir)
-        if os.path.exists(builder.data_dir):
-            if not builder.is_prepared():
-                raise UserError(f"{builder.data_dir} is damaged. Delete this folder.")
-            return builder
+        # Other machines, which may write them, have other current folders.
+        folder = os.path.abspath(data_dir) if data_dir else None
+        return ManifestBuilder(config=config, data_dir=folder)
+
+
+def write_shards(builder: ManifestBuilder, beam_options: Any = None) -> ManifestBuilder:
+    """Returns the same data set with its shards, written now if they were not there.
+
+    Args:
+      builder: from `find_shards`.
+      beam_options: of Apache Beam, to write the shards on other machines.
+
+    Raises:
+      UserError: too many pictures that cannot be used, or a folder that cannot be
+        written.
+    """
+    if os.path.exists(builder.data_dir):
+        if not builder.is_prepared():
+            raise UserError(f"{builder.data_dir} is damaged. Delete this folder.")
+        return builder
+    with quiet_preparation():
         try:
-            _write(builder)
+            _write(builder, beam_options)
         except Exception as error:
-            finished = ManifestBuilder(config=config, data_dir=data_dir)
+            finished = ManifestBuilder(
+                config=builder.builder_config, data_dir=builder.root
+            )
             if finished.is_prepared():  # by another process, which was faster
                 return finished
-            if isinstance(error, OSError):
+            if isinstance(error, (OSError, tf.errors.OpError)):
                 raise UserError(
                     f"The shards cannot be written to {finished.data_dir}: {error}. "
                     "Choose another folder with config.data.dir."
                 ) from error
+            if beam_options and not isinstance(error, UserError):
+                # Whatever the runner raises; the parts that are done stay.
+                message = f"Apache Beam: {type(error).__name__}: {error}"
+                raise UserError(message) from error
             raise
     return builder
 
 
-def _write(builder: ManifestBuilder) -> None:
+def _write(builder: ManifestBuilder, beam_options: Any) -> None:
     manifest = builder.builder_config.manifest
     count = len(manifest.files)
     print(
         f"Writing the {count:,} pictures of {manifest.path} as shards ...", flush=True
     )
     start = time.monotonic()
-    builder.download_and_prepare(
-        download_config=tfds.download.DownloadConfig(
-            try_download_gcs=False, max_shard_size=SHARD_BYTES
+    with builder.lock():
+        builder.download_and_prepare(
+            download_config=tfds.download.DownloadConfig(
+                try_download_gcs=False,
+                max_shard_size=SHARD_BYTES,
+                beam_options=beam_options,
+            )
         )
-    )
-    builder.forget_parts()
+        builder.forget_parts()
     sizes = [f"{name} {s.num_examples:,}" for name, s in builder.info.splits.items()]
     print(
         f"Shards are in {builder.data_dir} after {time.monotonic() - start:.0f} s: "

@@ -20,7 +20,13 @@ def main() -> None:
     verb = cli.parser("data.inspect", __doc__)
     cli.add_config(verb)
     add = verb.add_argument
-    add("--out", type=Path, default=Path("inspect"), metavar="DIR", help="to write to")
+    add(
+        "--out",
+        type=cli.path,
+        default=Path("inspect"),
+        metavar="DIR",
+        help="to write to",
+    )
     help_text = "warn of a class with fewer training pictures"
     add("--few", type=int, default=10, metavar="N", help=help_text)
     help_text = "how long the stream's speed is measured"

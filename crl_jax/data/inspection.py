@@ -11,14 +11,14 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from crl_jax import config_check
-from crl_jax.data import inspect_pictures, stream
+from crl_jax.data import Batch, inspect_pictures, stream
 from crl_jax.data.inspect_labels import (
     class_counts,
     find_problems,
     pair_counts,
 )
-from crl_jax.data.labels import SplitLabels, read_labels
-from crl_jax.data.source import Source, open_source
+from crl_jax.data.labels import SplitLabels, read_split
+from crl_jax.data.source import Source, find_source
 from crl_jax.errors import UserError
 from crl_jax.terminal import console, print_table
 
@@ -50,8 +50,10 @@ def inspect(config: ConfigDict, out: Path, few: int, seconds: float) -> None:
             f"--few={few} --seconds={seconds:g}: give 0 or more for --few, and more "
             "than 0 for --seconds."
         )
-    source = open_source(config)
-    source.check_splits(config)
+    source = find_source(config)
+    source.check(config)
+    source = source.prepared()
+    source.check(config)
     config = config_check.with_tasks(config, source.num_classes)
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -78,7 +80,7 @@ def inspect(config: ConfigDict, out: Path, few: int, seconds: float) -> None:
         _say("No warnings.")
 
 
-def images_per_second(batches: Iterator[stream.Batch], seconds: float) -> float:
+def images_per_second(batches: Iterator[Batch], seconds: float) -> float:
     """Returns how fast a stream gives images, once it has warmed up.
 
     Args:
@@ -98,7 +100,7 @@ def _read_splits(source: Source, config: ConfigDict) -> dict[str, SplitLabels]:
     splits, sizes = {}, []
     for name in ("train", "val", "test"):
         if split := config.data[f"{name}_split"]:
-            splits[name] = read_labels(source, split)
+            splits[name] = read_split(source, split)
             part = f" ({split})" if split != name else ""
             sizes.append(f"{name}{part} {len(splits[name].files):,}")
     _say(f"Pictures: {', '.join(sizes)}.")
@@ -157,7 +159,7 @@ def _draw_grids(out: Path, train: SplitLabels, classes: Classes) -> None:
 
 def _draw_page(
     path: Path,
-    batches: Iterator[stream.Batch],
+    batches: Iterator[Batch],
     classes: Classes,
     config: ConfigDict,
 ) -> None:

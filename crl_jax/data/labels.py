@@ -1,9 +1,8 @@
 """Every label of a split, without decoding a picture."""
 
 import hashlib
-import itertools
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -12,6 +11,8 @@ import numpy as np
 from crl_jax.data.quiet import tf, tfds
 from crl_jax.data.records import Records
 from crl_jax.data.source import Source
+
+Columns = dict[str, np.ndarray]  # {feature: [N]}
 
 _CHUNK = 256  # examples that a thread has in memory
 
@@ -32,43 +33,76 @@ class SplitLabels:
     files: Sequence[str]
 
 
-def read_labels(source: Source, split: str) -> SplitLabels:
-    """Reads all examples of a split, on all cores.
+def read_labels(source: Source, split: str) -> dict[str, np.ndarray]:
+    """Returns the labels of a split, `{task: [N] int64}`, -1 where one is missing.
 
     Args:
-      source: the data.
+      source: prepared data.
       split: a TFDS split string.
 
     Raises:
       UserError: there is no such split, or it is empty or damaged.
     """
-    records = Records(source.split(split))
-    features = source.builder.info.features
-    spec = {f: tf.io.FixedLenFeature((), tf.int64) for f in source.labels.values()}
+    return _labels(source, _columns(source, split, _label_spec(source)))
+
+
+def read_split(source: Source, split: str) -> SplitLabels:
+    """Returns the labels of a split, what its pictures are called, and their hashes.
+
+    Args and what is raised: as `read_labels`.
+    """
+    spec = _label_spec(source)
     spec[source.image] = tf.io.FixedLenFeature((), tf.string)
-    if isinstance(dict(features.items()).get("file"), tfds.features.Text):
+    features = dict(source.builder.info.features.items())
+    named = isinstance(features.get("file"), tfds.features.Text)
+    if named:
         spec["file"] = tf.io.FixedLenFeature((), tf.string)
 
-    def read(first: int) -> tuple[dict[str, np.ndarray], bytes, list[str]]:
+    def hash_pictures(columns: Columns) -> Columns:
+        hashes = [
+            hashlib.blake2b(picture, digest_size=8).digest()
+            for picture in columns[source.image]
+        ]
+        columns[source.image] = np.frombuffer(b"".join(hashes), np.uint64)
+        return columns
+
+    columns = _columns(source, split, spec, hash_pictures)
+    pictures = columns[source.image]
+    files = (
+        map(bytes.decode, columns["file"]) if named else map(str, range(len(pictures)))
+    )
+    return SplitLabels(_labels(source, columns), pictures, list(files))
+
+
+def _label_spec(source: Source) -> dict[str, tf.io.FixedLenFeature]:
+    return {f: tf.io.FixedLenFeature((), tf.int64) for f in source.labels.values()}
+
+
+def _labels(source: Source, columns: Columns) -> dict[str, np.ndarray]:
+    return {task: columns[feature] for task, feature in source.labels.items()}
+
+
+def _columns(
+    source: Source,
+    split: str,
+    spec: Mapping[str, tf.io.FixedLenFeature],
+    shrink: Callable[[Columns], Columns] = lambda columns: columns,
+) -> Columns:
+    """Reads some features of all examples of a split, on all cores.
+
+    Args:
+      source: prepared data.
+      split: a TFDS split string.
+      spec: the features.
+      shrink: applied to a few examples at a time, so that not all are in memory.
+    """
+    records = Records(source.split(split))
+
+    def read(first: int) -> Columns:
         numbers = range(first, min(first + _CHUNK, len(records)))
         parsed = tf.io.parse_example(records.read(numbers), spec)
-        columns = {name: column.numpy() for name, column in parsed.items()}
-        hashes = b"".join(
-            hashlib.blake2b(picture, digest_size=8).digest()
-            for picture in columns.pop(source.image)
-        )
-        files = columns.pop("file", None)
-        names = map(str, numbers) if files is None else map(bytes.decode, files)
-        return columns, hashes, list(names)
+        return shrink({name: column.numpy() for name, column in parsed.items()})
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         chunks = list(pool.map(read, range(0, len(records), _CHUNK)))
-    columns, hashes, files = zip(*chunks, strict=True)
-    return SplitLabels(
-        labels={
-            task: np.concatenate([part[feature] for part in columns])
-            for task, feature in source.labels.items()
-        },
-        pictures=np.frombuffer(b"".join(hashes), np.uint64),
-        files=list(itertools.chain(*files)),
-    )
+    return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in spec}

@@ -5,6 +5,7 @@ test, and each further column is a task whose cells are class names; an empty ce
 a missing label. Whatever is wrong is said here, once, before any picture is opened.
 """
 
+import collections
 import csv
 import dataclasses
 import difflib
@@ -15,7 +16,7 @@ import posixpath
 import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -51,6 +52,22 @@ class Manifest:
     files: list[str] = dataclasses.field(repr=False)
     splits: list[str] = dataclasses.field(repr=False)
     labels: dict[str, np.ndarray] = dataclasses.field(repr=False)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Number of pictures in each split that has some."""
+        counts = collections.Counter(self.splits)
+        return {split: counts[split] for split in SPLITS if split in counts}
+
+    def labelled(self, split: str, task: str) -> int:
+        """Returns how many pictures of a split have a label of a task."""
+        in_split = np.array(self.splits) == split
+        return int(np.sum(in_split & (self.labels[task] >= 0)))
+
+    def example(self, row: int) -> dict[str, Any]:
+        """Returns `{file, <task>: label, ...}` of a row."""
+        labels = {task: int(labels[row]) for task, labels in self.labels.items()}
+        return {"file": self.files[row], **labels}
 
 
 def read_manifest(path: str | os.PathLike[str]) -> Manifest:
@@ -113,7 +130,7 @@ class _Table:
             raise UserError(f"{self.path}: {rule}, but {few}: {mend}.")
 
 
-def _parse(path: Path, content: bytes) -> tuple[list[list[str]], list[int]]:
+def _parse(path: Path, content: bytes) -> tuple[list[tuple[str, ...]], list[int]]:
     """Returns the rows that are not blank, and the line that each starts on."""
     try:
         text = content.decode("utf-8-sig")
@@ -127,7 +144,8 @@ def _parse(path: Path, content: bytes) -> tuple[list[list[str]], list[int]]:
     try:
         for row in reader:
             if any(row):
-                rows.append(row)
+                # The garbage collector would look at lists again and again.
+                rows.append(tuple(row))
                 lines.append(line)
             line = reader.line_num + 1
     except csv.Error as error:

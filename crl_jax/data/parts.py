@@ -8,6 +8,7 @@ the shards are whole.
 import collections
 import itertools
 import os
+import uuid
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -22,30 +23,33 @@ _WINDOW = 4 * _THREADS  # pictures in memory at a time
 _GOOD, _REFUSED = b"+", b"-"  # first byte of a record
 
 
+def spans(count: int) -> Iterator[tuple[str, slice]]:
+    """Yields the name of each part of `count` pictures, and which of them it holds."""
+    for number, start in enumerate(range(0, count, PART)):
+        yield f"{number:06}", slice(start, start + PART)
+
+
 def encoded(
-    paths: Sequence[Path], resize: int, folder: Path, name: str
+    part: Path, paths: Sequence[Path], resize: int
 ) -> Iterator[bytes | pictures.BadPicture]:
     """Yields each picture's bytes, or why it is refused, in the order of `paths`.
 
     Args:
+      part: file that keeps them; written if it is not there.
       paths: of the pictures.
       resize: see `pictures.encode`.
-      folder: where to keep the parts; made if it does not exist.
-      name: of these pictures; another list of pictures needs another.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    for number, start in enumerate(range(0, len(paths), PART)):
-        part = folder / f"{name}-{number:06}.tfrecord"
-        if not part.exists():
-            _write(part, paths[start : start + PART], resize)
-        for record in tf.data.TFRecordDataset(str(part)).as_numpy_iterator():
-            content = record[1:]
-            good = record[:1] == _GOOD
-            yield content if good else pictures.BadPicture(content.decode("utf-8"))
+    if not part.exists():
+        _write(part, paths, resize)
+    for record in tf.data.TFRecordDataset(str(part)).as_numpy_iterator():
+        content = record[1:]
+        good = record[:1] == _GOOD
+        yield content if good else pictures.BadPicture(content.decode("utf-8"))
 
 
 def _write(part: Path, paths: Sequence[Path], resize: int) -> None:
-    partial = part.with_suffix(f".{os.getpid()}.partial")
+    # Another process, or another machine, may be writing the same part.
+    partial = part.with_suffix(f".{uuid.uuid4().hex}.partial")
     with tf.io.TFRecordWriter(str(partial)) as writer:
         for future in _in_order(paths, resize):
             try:

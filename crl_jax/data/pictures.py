@@ -5,20 +5,27 @@ EXIF orientation says, converted to RGB (what is transparent becomes white) and 
 anew: PNG if nothing was lost before, else JPEG. Of an animation the first frame counts.
 """
 
+import contextlib
 import io
 import os
 import re
 import threading
 import warnings
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from PIL import ExifTags, Image
 
-MAX_PIXELS = 64_000_000
+# About what a picture takes while it is encoded anew: two copies of its pixels, and
+# what the decoder holds; that of WebP holds several copies more.
+_BYTES_A_PIXEL = {"JPEG": 8, "MPO": 8, "WEBP": 25}
+_BYTES_A_PIXEL_ELSE = 16
+MAX_MEMORY = 512_000_000  # of all threads together: a JPEG of 64 megapixels
+MAX_PIXELS = MAX_MEMORY // min(_BYTES_A_PIXEL.values())
 
-_MAX_BYTES = 8 * MAX_PIXELS  # the largest pixel: 16-bit RGBA
+_MAX_BYTES = 128_000_000  # of a file
 _QUALITY = 95  # of JPEG
 
 # No others: some of Pillow's decoders start programs.
@@ -34,6 +41,10 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+
+# The C library gives blocks of more than 32 MB back to the system once they are free;
+# Pillow's usual ones, of 16 MB, would pile up.
+Image.core.set_block_size(64 * 2**20)
 
 
 class BadPicture(Exception):
@@ -68,6 +79,29 @@ class _NoWarnings:
 _no_warnings = _NoWarnings()
 
 
+class _Memory:
+    """Lets threads go on while all together they need no more than a limit."""
+
+    def __init__(self, limit: int) -> None:
+        self._free = limit
+        self._changed = threading.Condition()
+
+    @contextlib.contextmanager
+    def taken(self, amount: int) -> Iterator[None]:
+        with self._changed:
+            self._changed.wait_for(lambda: amount <= self._free)
+            self._free -= amount
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._free += amount
+                self._changed.notify_all()
+
+
+_memory = _Memory(MAX_MEMORY)
+
+
 def encode(path: str | os.PathLike[str], resize: int = 0) -> bytes:
     """Returns a picture as JPEG or PNG bytes: upright, 8 bits, RGB or greyscale.
 
@@ -77,8 +111,8 @@ def encode(path: str | os.PathLike[str], resize: int = 0) -> bytes:
         0 leaves every size as it is.
 
     TensorFlow decodes them to the rows and columns that Pillow says the upright
-    picture has. Takes at most about 25 bytes of memory for each of `MAX_PIXELS`
-    pixels, and far less for a plain JPEG. Threads may call it side by side.
+    picture has. Threads may call it side by side: those with large pictures wait for
+    each other, so that all together take about `MAX_MEMORY`.
 
     Raises:
       BadPicture: the file cannot be decoded whole, or is too large.
@@ -113,34 +147,42 @@ def _read(path: Path) -> bytes:
 def _encode(data: bytes, resize: int) -> bytes:
     image: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
     # From the header; nothing is decoded yet.
-    if image.width * image.height > MAX_PIXELS:
-        raise BadPicture(f"has more than {MAX_PIXELS:,} pixels")
+    cost = _BYTES_A_PIXEL.get(image.format or "", _BYTES_A_PIXEL_ELSE)
+    if image.width * image.height > MAX_MEMORY // cost:
+        raise BadPicture(f"has more than {MAX_MEMORY // cost:,} pixels")
     if image.width * image.height == 0:
         raise BadPicture("has no pixels")
-    scale = resize / min(image.size) if resize else 1.0
-    if scale < 1:
+    scale = min(resize / min(image.size), 1.0) if resize else 1.0
+    keep = scale == 1 and _is_plain_jpeg(image, data)
+    if keep:
+        # To an eighth of the size: as thorough a check, at half the time.
+        image.draft(image.mode, (1, 1))
+    elif scale < 1:
         # A JPEG can be decoded at a half, a quarter or an eighth of its size.
         image.draft(
             image.mode, (round(image.width * scale), round(image.height * scale))
         )
-    elif _is_plain_jpeg(image, data):
-        # To an eighth of the size: as thorough a check, at half the time.
-        image.draft(image.mode, (1, 1))
+    with _memory.taken(image.width * image.height * cost):
         image.load()
-        return data
-    image.load()
-    if scale >= 1 and _is_plain_png(image, data):
-        return data
-    rgb = _rgb(_upright(image))
-    if scale < 1:
-        rgb = _scaled(rgb, resize)
-    rgb.info = {}  # an old colour profile, transparency or comment
-    encoded = io.BytesIO()
+        if keep or (scale == 1 and _is_plain_png(image, data)):
+            return data
+        return _encoded_anew(image, data, resize if scale < 1 else 0)
+
+
+def _encoded_anew(image: Image.Image, data: bytes, resize: int) -> bytes:
     # A lossless WebP has a chunk of this name.
-    if image.format in _LOSSY and b"VP8L" not in data:
-        rgb.save(encoded, "JPEG", quality=_QUALITY)
+    lossy = image.format in _LOSSY and b"VP8L" not in data
+    # Each step lets go of the picture before.
+    image = _upright(image)
+    image = _rgb(image)
+    if resize:
+        image = _scaled(image, resize)
+    image.info = {}  # an old colour profile, transparency or comment
+    encoded = io.BytesIO()
+    if lossy:
+        image.save(encoded, "JPEG", quality=_QUALITY)
     else:
-        rgb.save(encoded, "PNG")
+        image.save(encoded, "PNG")
     return encoded.getvalue()
 
 
@@ -229,7 +271,9 @@ def _rgb(image: Image.Image) -> Image.Image:
     if image.mode in ("I", "F"):
         raise BadPicture("has 32-bit pixels, whose range is unknown")
     if image.has_transparency_data:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image)
-    return image.convert("RGB")
+        if image.mode != "RGBA":
+            image = image.convert("RGBA")
+        white = Image.new("RGB", image.size, "white")
+        white.paste(image, mask=image)
+        return white
+    return image if image.mode == "RGB" else image.convert("RGB")

@@ -3,6 +3,9 @@
 Every random choice is a function of a seed that the caller gives.
 """
 
+import functools
+from collections.abc import Callable
+
 from ml_collections import ConfigDict
 
 from crl_jax.data.quiet import tf
@@ -28,13 +31,11 @@ def train_image(encoded: tf.Tensor, seed: tf.Tensor, data: ConfigDict) -> tf.Ten
     crop_seed, flip_seed = tf.unstack(tf.random.split(seed, 2))
     size = data.image_size
     if data.augment == "random_resized_crop":
-        image = _random_resized_crop(encoded, crop_seed, size)
+        image = _cut(encoded, functools.partial(_random_window, seed=crop_seed), size)
     elif data.augment == "pad_and_crop":
-        image = _pad_and_crop(
-            _centre_crop(_decode(encoded), size, 1.0), crop_seed, size
-        )
+        image = _pad_and_crop(_centre_cut(encoded, size, 1.0), crop_seed, size)
     else:
-        image = _centre_crop(_decode(encoded), size, data.eval_crop)
+        image = _centre_cut(encoded, size, data.eval_crop)
     if data.flip:
         image = tf.image.stateless_random_flip_left_right(image, flip_seed)
     return image
@@ -50,36 +51,86 @@ def eval_image(encoded: tf.Tensor, data: ConfigDict) -> tf.Tensor:
     Returns:
       `[H, W, 3]` uint8, where H = W = `data.image_size`.
     """
-    return _centre_crop(_decode(encoded), data.image_size, data.eval_crop)
-
-
-def _decode(encoded: tf.Tensor) -> tf.Tensor:
-    return tf.io.decode_image(encoded, channels=3, expand_animations=False)
+    return _centre_cut(encoded, data.image_size, data.eval_crop)
 
 
 def _resize(image: tf.Tensor, size: int) -> tf.Tensor:
-    image = tf.image.resize(image, (size, size), antialias=True)
-    image = tf.cast(tf.clip_by_value(tf.round(image), 0, 255), tf.uint8)
-    return tf.ensure_shape(image, (size, size, 3))
+    """Resizes a picture, with as much smoothing as its scale needs.
 
+    Args:
+      image: `[rows, columns, 3]` uint8.
+      size: H = W of the result.
 
-def _centre_crop(image: tf.Tensor, size: int, share: float) -> tf.Tensor:
-    """Cuts a centred square of `share` of the shorter side, and resizes it."""
-    rows, columns = tf.shape(image)[0], tf.shape(image)[1]
-    shorter = tf.cast(tf.minimum(rows, columns), tf.float32)
-    side = tf.maximum(tf.cast(tf.round(share * shorter), tf.int32), 1)
-    top, left = (rows - side) // 2, (columns - side) // 2
-    return _resize(tf.image.crop_to_bounding_box(image, top, left, side, side), size)
-
-
-def _random_resized_crop(encoded: tf.Tensor, seed: tf.Tensor, size: int) -> tf.Tensor:
-    """Cuts a random rectangle before it is decoded (JPEG), and resizes it."""
-    is_jpeg = tf.io.is_jpeg(encoded)
-    shape = tf.cond(
-        is_jpeg,
-        lambda: tf.io.extract_jpeg_shape(encoded),
-        lambda: tf.shape(_decode(encoded)),
+    Returns:
+      `[H, W, 3]` uint8.
+    """
+    # A bilinear sample mixes 2x2 pixels, so it misses none up to a factor of two.
+    # Beyond, `area` takes the mean of what each new pixel covers; it costs twice as
+    # much, and enlarges without smoothing.
+    image = tf.cond(
+        tf.reduce_max(tf.shape(image)[:2]) <= 2 * size,
+        lambda: tf.image.resize(image, (size, size), "bilinear"),
+        lambda: tf.image.resize(image, (size, size), "area"),
     )
+    return tf.ensure_shape(tf.cast(image + 0.5, tf.uint8), (size, size, 3))
+
+
+def _cut(
+    encoded: tf.Tensor, choose: Callable[[tf.Tensor], tf.Tensor], size: int
+) -> tf.Tensor:
+    """Decodes a window of a picture, and resizes it.
+
+    Args:
+      encoded: bytes of the picture, `[]`.
+      choose: from `[rows, columns, channels]` to `[top, left, rows, columns]`, int32.
+      size: H = W of the result.
+    """
+
+    def jpeg() -> tf.Tensor:
+        window = choose(tf.io.extract_jpeg_shape(encoded))
+        # A JPEG can be decoded at a half, a quarter or an eighth of its size.
+        halvings = tf.reduce_sum(
+            tf.cast(
+                tf.reduce_min(window[2:]) >= [2 * size, 4 * size, 8 * size], tf.int32
+            )
+        )
+        return tf.switch_case(
+            halvings,
+            [functools.partial(_decode_jpeg, encoded, window, 2**n) for n in range(4)],
+        )
+
+    def other() -> tf.Tensor:
+        image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
+        return tf.image.crop_to_bounding_box(
+            image, *tf.unstack(choose(tf.shape(image)))
+        )
+
+    return _resize(tf.cond(tf.io.is_jpeg(encoded), jpeg, other), size)
+
+
+def _decode_jpeg(encoded: tf.Tensor, window: tf.Tensor, ratio: int) -> tf.Tensor:
+    """Decodes a window, to within a pixel, at `1 / ratio` of its size."""
+    return tf.image.decode_and_crop_jpeg(
+        encoded,
+        window // ratio,
+        channels=3,
+        ratio=ratio,
+        dct_method="INTEGER_ACCURATE",  # Pillow's; as fast as TensorFlow's choice
+    )
+
+
+def _centre_cut(encoded: tf.Tensor, size: int, share: float) -> tf.Tensor:
+    """Cuts a centred square of `share` of the shorter side, and resizes it."""
+
+    def choose(shape: tf.Tensor) -> tf.Tensor:
+        shorter = tf.cast(tf.minimum(shape[0], shape[1]), tf.float32)
+        side = tf.maximum(tf.cast(tf.round(share * shorter), tf.int32), 1)
+        return tf.stack([(shape[0] - side) // 2, (shape[1] - side) // 2, side, side])
+
+    return _cut(encoded, choose, size)
+
+
+def _random_window(shape: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
     begin, extent, _ = tf.image.stateless_sample_distorted_bounding_box(
         [shape[0], shape[1], 3],
         bounding_boxes=tf.zeros((1, 0, 4)),
@@ -90,13 +141,7 @@ def _random_resized_crop(encoded: tf.Tensor, seed: tf.Tensor, size: int) -> tf.T
         max_attempts=10,
         use_image_if_no_bounding_boxes=True,
     )
-    window = tf.concat([begin[:2], extent[:2]], axis=0)
-    image = tf.cond(
-        is_jpeg,
-        lambda: tf.image.decode_and_crop_jpeg(encoded, window, channels=3),
-        lambda: tf.slice(_decode(encoded), begin, extent),
-    )
-    return _resize(image, size)
+    return tf.concat([begin[:2], extent[:2]], axis=0)
 
 
 def _pad_and_crop(image: tf.Tensor, seed: tf.Tensor, size: int) -> tf.Tensor:

@@ -7,7 +7,9 @@ record of a split at once, wherever it lies.
 import functools
 import os
 import struct
+import weakref
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
@@ -16,6 +18,8 @@ from crl_jax.errors import UserError
 
 _HEADER = 12  # length (8 bytes) and its checksum (4)
 _FOOTER = 4  # checksum of the record
+
+_THREADS = 32  # files whose headers are looked for at a time: they wait for the disk
 
 
 class Records:
@@ -26,12 +30,14 @@ class Records:
 
     def __init__(self, split: tfds.core.SplitInfo) -> None:
         instructions = split.file_instructions
-        self._files = [os.open(i.filename, os.O_RDONLY) for i in instructions]
+        self._files = [_open(i.filename) for i in instructions]
+        # At the exit a thread may still be reading; the system closes them then.
+        weakref.finalize(self, _close, self._files).atexit = False
+        with ThreadPoolExecutor(_THREADS) as pool:
+            whole = list(pool.map(_spans, [i.filename for i in instructions]))
         spans = [
-            _spans(i.filename)[i.skip : i.skip + i.take]
-            if i.take >= 0
-            else _spans(i.filename)[i.skip :]
-            for i in instructions
+            of[i.skip : i.skip + i.take] if i.take >= 0 else of[i.skip :]
+            for i, of in zip(instructions, whole, strict=True)
         ]
         self._spans = np.concatenate(spans)
         self._shards = np.repeat(np.arange(len(spans)), [len(s) for s in spans])
@@ -46,9 +52,20 @@ class Records:
             for n in numbers
         ]
 
-    def __del__(self) -> None:
-        for file in self._files:
-            os.close(file)
+
+def _open(path: str) -> int:
+    try:
+        return os.open(path, os.O_RDONLY)
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be read: {error.strerror}. Delete its folder to prepare "
+            "the data again."
+        ) from error
+
+
+def _close(files: Iterable[int]) -> None:
+    for file in files:
+        os.close(file)
 
 
 @functools.cache
@@ -58,16 +75,13 @@ def _spans(path: str) -> np.ndarray:
     Raises:
       UserError: the file ends within a record.
     """
-    spans = []
-    size = os.path.getsize(path)
-    position = 0
-    with open(path, "rb") as file:
+    spans, position = [], 0
+    with open(path, "rb", buffering=0) as file:
+        size = os.fstat(file.fileno()).st_size
         while position < size:
-            file.seek(position)
-            header = file.read(_HEADER)
-            length = (
-                struct.unpack("<Q", header[:8])[0] if len(header) == _HEADER else size
-            )
+            header = os.pread(file.fileno(), _HEADER, position)
+            whole = len(header) == _HEADER
+            length = struct.unpack("<Q", header[:8])[0] if whole else size
             start, position = position + _HEADER, position + _HEADER + length + _FOOTER
             if position > size:
                 raise UserError(

@@ -1,40 +1,74 @@
 """Where labelled pictures come from: a manifest or a TFDS data set, as shards."""
 
-import os
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from ml_collections import ConfigDict
 
 from crl_jax.data import builder as manifest_builder
-from crl_jax.data import digits, manifest
+from crl_jax.data import digits
+from crl_jax.data.manifest import Manifest
 from crl_jax.data.quiet import quiet_preparation, tfds
 from crl_jax.errors import UserError
 
 
 @dataclass(frozen=True)
 class Source:
-    """A prepared TFDS data set, and which of its features are the tasks.
+    """A TFDS data set, and which of its features are the tasks.
 
     Attributes:
-      builder: of the data set, its shards written.
+      builder: of the data set.
       classes: `{task: class names}` in the order of the labels.
       image: name of the feature that holds the picture.
       labels: `{task: name of the feature that holds its label}`.
+      identity: a name that other pictures, labels or sizes change.
+      manifest: the list that it is made from, if there is one.
     """
 
     builder: tfds.core.DatasetBuilder
     classes: Mapping[str, tuple[str, ...]]
     image: str
     labels: Mapping[str, str]
+    identity: str
+    manifest: Manifest | None = None
 
     @property
     def num_classes(self) -> dict[str, int]:
         """Number of classes a task, `{task: K}`."""
         return {task: len(names) for task, names in self.classes.items()}
 
+    def prepared(self, beam_options: Any = None) -> "Source":
+        """Returns the same data, with its shards written if they were not yet.
+
+        Args:
+          beam_options: see `builder.write_shards`; of a manifest alone.
+
+        Raises:
+          UserError: a mistake in the data, or a folder that cannot be written.
+        """
+        if self.manifest is not None:
+            shards = manifest_builder.write_shards(self.builder, beam_options)
+            return dataclasses.replace(self, builder=shards)
+        try:
+            with quiet_preparation():
+                self.builder.download_and_prepare(file_format="tfrecord")
+        except Exception as error:  # whatever the network or the data set's code raises
+            about_a_file = getattr(
+                error, "filename", None
+            )  # not so if it is the network
+            mend = (
+                " Choose another folder with config.data.dir." if about_a_file else ""
+            )
+            raise UserError(
+                f"The TFDS data set {self.builder.name!r} could not be prepared in "
+                f"{self.builder.data_dir}: {_one_line(error)}.{mend}"
+            ) from error
+        return self
+
     def split(self, name: str) -> tfds.core.SplitInfo:
-        """Returns a split.
+        """Returns a split of prepared data.
 
         Args:
           name: a TFDS split string, such as `test` or `train[:90%]`.
@@ -42,64 +76,100 @@ class Source:
         Raises:
           UserError: the data has no such split, or it is empty.
         """
+        self.check_split(name)
+        return self.builder.info.splits[name]
+
+    def check_split(self, name: str) -> None:
+        """Raises UserError if there is no such split, or no example in it.
+
+        Before the preparation a manifest alone knows its splits, so nothing else is
+        checked then.
+        """
+        splits = self.builder.info.splits
+        if not splits:
+            if self.manifest is None:
+                return
+            splits = {
+                split: tfds.core.SplitInfo(
+                    name=split, shard_lengths=[count], num_bytes=0
+                )
+                for split, count in self.manifest.counts.items()
+            }
         try:
-            split = self.builder.info.splits[name]
+            parts = tfds.core.ReadInstruction.from_spec(name).to_absolute(splits)
         except (KeyError, ValueError, AssertionError) as error:
             raise UserError(
-                f"The data has no split {name!r}; it has "
-                f"{', '.join(self.builder.info.splits)}. A part of one is written "
-                "train[:90%]; '' as config.data.val_split or test_split goes "
-                "without."
+                f"The data has no split {name!r}; it has {', '.join(splits)}. A part "
+                "of one is written train[:90%]; '' as config.data.val_split or "
+                "test_split goes without."
             ) from error
-        if not split.num_examples:
+        if not any(
+            range(splits[part.splitname].num_examples)[part.from_ : part.to]
+            for part in parts
+        ):
             raise UserError(f"Split {name!r} of the data is empty.")
-        return split
 
-    def check_splits(self, config: ConfigDict) -> None:
-        """Raises UserError if a split that `config.data` names cannot be used."""
+    def check(self, config: ConfigDict) -> None:
+        """Raises UserError if what `config` says of the data cannot be done with it."""
         data = config.data
-        self.split(data.train_split)
-        for name in filter(None, (data.val_split, data.test_split)):
-            self.split(name)
+        for name in filter(None, (data.train_split, data.val_split, data.test_split)):
+            self.check_split(name)
+        manifest, best_by = self.manifest, config.train.best_by
+        if manifest is None or best_by not in manifest.tasks:
+            return
+        # Which examples a part of a split has, only its shards know.
+        whole = data.val_split in manifest.counts
+        if whole and not manifest.labelled(data.val_split, best_by):
+            raise UserError(
+                f"config.train.best_by={best_by}: {manifest.path} has no label of "
+                f"{best_by} in {data.val_split}, so none could choose the best "
+                "checkpoint. Label some, or choose by another task or by mean."
+            )
 
     def size(self, split: str) -> int:
         """Returns the number of examples of a split."""
         return self.split(split).num_examples
 
 
-def open_source(config: ConfigDict) -> Source:
-    """Returns the data of a checked config, prepared as shards if it is not yet.
+def find_source(config: ConfigDict) -> Source:
+    """Returns the data of a checked config; nothing is written or downloaded yet.
 
     Raises:
-      UserError: the config names no data, or there is a mistake in them.
+      UserError: the config names no data, or there is a mistake in what it names.
     """
     data = config.data
     if data.manifest:
-        builder = manifest_builder.prepare_manifest(
-            data.manifest, os.path.expanduser(data.dir) or None, data.resize
+        builder = manifest_builder.find_shards(
+            data.manifest, data.dir or None, data.resize
         )
-        tasks = builder.builder_config.manifest.tasks
-        return Source(builder, tasks, "image", {task: task for task in tasks})
+        manifest = builder.builder_config.manifest
+        tasks = manifest.tasks
+        size = f", at most {data.resize} px" if data.resize else ""
+        return Source(
+            builder,
+            classes=tasks,
+            image="image",
+            labels={task: task for task in tasks},
+            identity=f"manifest {manifest.fingerprint}{size}",
+            manifest=manifest,
+        )
     builder = _tfds_builder(config)
-    try:
-        with quiet_preparation():
-            builder.download_and_prepare(file_format="tfrecord")
-    except Exception as error:  # whatever the network or the data set's code raises
-        raise UserError(
-            f"The TFDS data set {data.tfds!r} could not be prepared: "
-            f"{type(error).__name__}: {error}"
-        ) from error
-    classes = _classes(builder, dict(data.tasks))
-    return Source(builder, classes, _image_feature(builder), dict(data.tasks))
+    return Source(
+        builder,
+        classes=_classes(builder, dict(data.tasks)),
+        image=_image_feature(builder),
+        labels=dict(data.tasks),
+        identity=builder.info.full_name,
+    )
 
 
-def read_classes(config: ConfigDict) -> dict[str, int]:
-    """Returns `{task: K}` from a checked config's data, before any shard exists."""
-    if config.data.manifest:
-        classes = manifest.read_manifest(config.data.manifest).tasks
-    else:
-        classes = _classes(_tfds_builder(config), dict(config.data.tasks))
-    return {task: len(names) for task, names in classes.items()}
+def open_source(config: ConfigDict) -> Source:
+    """Returns the data of a checked config, with its shards written.
+
+    Raises:
+      UserError: as `find_source` and `Source.prepared` say.
+    """
+    return find_source(config).prepared()
 
 
 def _tfds_builder(config: ConfigDict) -> tfds.core.DatasetBuilder:
@@ -109,7 +179,7 @@ def _tfds_builder(config: ConfigDict) -> tfds.core.DatasetBuilder:
             "The config names no data: set config.data.manifest=FILE.csv, or "
             "config.data.tfds=NAME with config.data.tasks.TASK=FEATURE."
         )
-    folder = os.path.expanduser(data.dir) or None
+    folder = data.dir or None
     if data.tfds == digits.Digits.name:
         return digits.Digits(data_dir=folder, file_format="tfrecord")
     try:
@@ -119,6 +189,14 @@ def _tfds_builder(config: ConfigDict) -> tfds.core.DatasetBuilder:
             f"config.data.tfds={data.tfds!r}: TFDS has no such data set; `python -c "
             '"import tensorflow_datasets as t; print(t.list_builders())"` lists them.'
         ) from error
+    except Exception as error:  # such as: no such version, shards of another format
+        raise UserError(
+            f"config.data.tfds={data.tfds!r} cannot be opened: {_one_line(error)}"
+        ) from error
+
+
+def _one_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def _classes(

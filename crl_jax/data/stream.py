@@ -12,13 +12,12 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from crl_jax.data import preprocess, sampling
+from crl_jax.data import Batch, preprocess, sampling
 from crl_jax.data.labels import read_labels
 from crl_jax.data.quiet import tf, tfds
 from crl_jax.data.records import Records
 from crl_jax.data.source import Source
 
-Batch = dict[str, Any]
 _NO_EXAMPLE = -1
 
 
@@ -36,8 +35,8 @@ def train_batches(
       first_step: steps that were done before.
 
     Returns:
-      An iterator over `{"image": [B, H, W, 3] uint8, "labels": {task: [B] int32}}`,
-      where a label of -1 is missing.
+      An iterator over `{"image": [B, H, W, 3] uint8, "labels": {task: [B] int32},
+      "file": [B] bytes}`, where a label of -1 is missing.
     """
     records = Records(source.split(config.data.train_split))
     seed = config.train.seed
@@ -53,11 +52,12 @@ def train_batches(
         )
         return tf.searchsorted(reach, tf.gather(draws, share)), positions
 
-    def example(record: tf.Tensor, position: tf.Tensor) -> Batch:
+    def example(record: tf.Tensor, number: tf.Tensor, position: tf.Tensor) -> Batch:
         features = _parse(source, record)
         image_seed = tf.stack([tf.cast(seed, tf.int64), position])
         image = preprocess.train_image(features[source.image], image_seed, config.data)
-        return {"image": image, "labels": _labels(source, features)}
+        name = features.get("file", tf.strings.as_string(number))
+        return {"image": image, "labels": _labels(source, features), "file": name}
 
     steps = tf.data.Dataset.range(first_step, np.iinfo(np.int64).max)
     dataset = steps.map(numbers)
@@ -86,11 +86,11 @@ def eval_batches(source: Source, config: ConfigDict, split: str) -> Iterable[Bat
         positions = tf.where(positions < len(records), positions, _NO_EXAMPLE)
         return tf.maximum(positions, 0), positions
 
-    def example(record: tf.Tensor, position: tf.Tensor) -> Batch:
+    def example(record: tf.Tensor, number: tf.Tensor, position: tf.Tensor) -> Batch:
         features = _parse(source, record)
         real = position != _NO_EXAMPLE
         labels = _labels(source, features)
-        name = features.get("file", tf.strings.as_string(position))
+        name = features.get("file", tf.strings.as_string(number))
         return {
             "image": preprocess.eval_image(features[source.image], config.data),
             "labels": {t: tf.where(real, label, -1) for t, label in labels.items()},
@@ -125,7 +125,7 @@ def _reach_of_draws(source: Source, config: ConfigDict) -> np.ndarray | None:
     """Returns up to which number in 0-1 a draw means each example; None if uniform."""
     if config.data.sampling == "uniform":
         return None
-    labels = read_labels(source, config.data.train_split).labels
+    labels = read_labels(source, config.data.train_split)
     shares = sampling.shares(labels[config.data.sampling_task], config.data.sampling)
     reach = np.cumsum(shares)
     reach[-1] = 1.0  # rounding must leave no draw without an example
@@ -146,16 +146,16 @@ def _batches(
     Args:
       numbers: of `(numbers of examples [B], positions [B])`.
       records: where to read them.
-      example: `(record, position) -> example`.
+      example: `(record, number, position) -> example`.
       batch_size: B.
     """
 
-    def read(numbers: tf.Tensor, positions: tf.Tensor) -> tf.data.Dataset:
+    def read(numbers: tf.Tensor, positions: tf.Tensor) -> tuple[tf.Tensor, ...]:
         read_all = tf.numpy_function(
             lambda n: np.array(records.read(n), object), [numbers], tf.string
         )
         read_all.set_shape((batch_size,))
-        return read_all, positions
+        return read_all, numbers, positions
 
     dataset = (
         numbers.map(read, num_parallel_calls=2)

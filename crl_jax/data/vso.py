@@ -29,7 +29,6 @@ pictures are all in one) has one of its pictures moved.
 own because every column of a manifest is a task of classes.
 """
 
-import argparse
 import collections
 import csv
 import os
@@ -255,17 +254,21 @@ def _say(text: str) -> None:
 def main() -> None:
     """Reads the arguments and writes the manifest."""
     verb = cli.parser("data.vso", __doc__)
-    verb.argument_default = argparse.SUPPRESS  # `make_manifest` has the defaults
     add = verb.add_argument
     add(
         "--images",
-        type=Path,
+        type=cli.path,
         metavar="DIR",
         required=True,
         help="folder that holds a folder for each ANP, or that img2dataset wrote",
     )
-    add("--out", type=Path, metavar="FILE", help="the manifest; default: <images>.csv")
-    add("--anps", type=Path, metavar="FILE", help="keep the ANPs of this list")
+    add(
+        "--out",
+        type=cli.path,
+        metavar="FILE",
+        help="the manifest; default: <images>.csv",
+    )
+    add("--anps", type=cli.path, metavar="FILE", help="keep the ANPs of this list")
     for flag, default, of in (
         ("--min_images", vso_rules.MIN_IMAGES, "ANP"),
         ("--min_nouns", vso_rules.MIN_NOUNS, "adjective"),
@@ -273,9 +276,9 @@ def main() -> None:
         help_text = f"of an {of}; default: {default}, or 1 with --anps"
         add(flag, type=int, metavar="N", help=help_text)
     help_text = "drop the ANPs of these nouns, one a line"
-    add("--nouns_to_exclude", type=Path, metavar="FILE", help=help_text)
+    add("--nouns_to_exclude", type=cli.path, metavar="FILE", help=help_text)
     help_text = "the release's 3244ANPs.txt"
-    add("--sentiment", type=Path, metavar="FILE", help=help_text)
+    add("--sentiment", type=cli.path, metavar="FILE", help=help_text)
     make_manifest(**vars(cli.read(verb)))
 
 

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
+from jax import lax
 
 Array = jax.Array
 
@@ -20,22 +21,38 @@ class CrossResidual(nn.Module):
         "channel", a number a channel; "conv", a 1x1 convolution.
       start: value that every cross weight begins with (for "conv", times the identity).
       learned: whether the cross weights are parameters.
+      task_axis: mapped axis that T is divided over; None: not at all. Only the sums
+        over source tasks cross it.
     """
 
     kind: str = "scalar"
     start: float = 0.1
     learned: bool = False
+    task_axis: str | None = None
 
     @nn.compact
     def __call__(self, shortcuts: Array) -> Array:
         """Mixes `shortcuts`, `[T, B, H, W, C]`, into one sum a target task."""
-        tasks, channels = shortcuts.shape[0], shortcuts.shape[-1]
+        own, channels = shortcuts.shape[0], shortcuts.shape[-1]
+        tasks = own if self.task_axis is None else own * lax.axis_size(self.task_axis)
         if tasks == 1 or (self.start == 0 and not self.learned):
             return shortcuts  # nothing crosses: the plain multitask network
         weight = self._weight(tasks, channels).astype(shortcuts.dtype)
+        if self.task_axis is None:
+            return self._mix(weight, shortcuts)
+        # From the source tasks of this device to all targets; then each target's sum
+        # goes to the device that has the task.
+        first = lax.axis_index(self.task_axis) * own
+        weight = lax.dynamic_slice_in_dim(weight, first, own, axis=1)
+        sums = self._mix(weight, shortcuts)
+        return lax.psum_scatter(sums, self.task_axis, tiled=True)
+
+    def _mix(self, weight: Array, shortcuts: Array) -> Array:
+        """Sums over source tasks: `[T, S, ...]` and `[S, B, H, W, C]`."""
         if self.kind == "scalar":
             # One matrix product: far faster on CPU than an einsum over five axes.
-            return (weight @ shortcuts.reshape(tasks, -1)).reshape(shortcuts.shape)
+            sources, *shape = shortcuts.shape
+            return (weight @ shortcuts.reshape(sources, -1)).reshape(-1, *shape)
         equation = {"channel": "tjc,jbhwc->tbhwc", "conv": "tjcd,jbhwc->tbhwd"}
         return jnp.einsum(equation[self.kind], weight, shortcuts)
 

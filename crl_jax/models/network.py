@@ -24,8 +24,9 @@ from crl_jax.models.cross_residual import CrossResidual
 
 Array = jax.Array
 
-# The mapped axis over which a batch is divided; the step and batch norm name it.
+# The mapped axes over which a batch, and the task axis, are divided over devices.
 DATA_AXIS = "data"
+TASK_AXIS = "task"
 
 # Depth: kind of unit, and how many a stage (He et al. 2015, table 1). 12 is a tiny one.
 ARCHITECTURES: dict[int, tuple[type[nn.Module], tuple[int, int, int, int]]] = {
@@ -92,6 +93,8 @@ class MultitaskResNet(nn.Module):
       mean, std: of the channels of a picture, on a 0-1 scale.
       dtype: of the computation; parameters and batch statistics are float32.
       batch_norm_axis: mapped axis over which batch statistics are averaged.
+      task_devices: devices that T is divided over. With more than one the network runs
+        mapped over `TASK_AXIS`, with the parameters of T / task_devices tasks on each.
     """
 
     classes: Mapping[str, int]
@@ -107,6 +110,12 @@ class MultitaskResNet(nn.Module):
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
     dtype: Any = jnp.float32
     batch_norm_axis: str | None = None
+    task_devices: int = 1
+
+    @property
+    def stacked_layers(self) -> frozenset[str]:
+        """Layers whose parameters have a leading axis T."""
+        return branched_layers(self.depth, self.branch_from) - {"head"}
 
     @nn.compact
     def __call__(self, images: Array, train: bool = False) -> dict[str, Array]:
@@ -153,7 +162,12 @@ class MultitaskResNet(nn.Module):
                     shortcut = self._cross_residual(name)(shortcut)
                 x = layers.relu(residual + shortcut)
 
-        return units.Heads(dict(self.classes), name="head")(x)
+        heads = units.Heads(dict(self.classes), self._task_axis, name="head")
+        return heads(x)
+
+    @property
+    def _task_axis(self) -> str | None:
+        return TASK_AXIS if self.task_devices > 1 else None
 
     def _architecture(self) -> tuple[type[nn.Module], dict[str, Any], tuple[int, ...]]:
         unit_class, stage_sizes = ARCHITECTURES[self.depth]
@@ -174,7 +188,8 @@ class MultitaskResNet(nn.Module):
         """Returns `layer` with its kind of convolution, branched over tasks or not."""
         conv = functools.partial(layers.Conv, dtype=self.dtype, in_branch=in_branch)
         if in_branch:
-            layer = units.over_tasks(layer, len(self.classes), input_is_shared)
+            tasks = len(self.classes) // self.task_devices
+            layer = units.over_tasks(layer, tasks, input_is_shared)
         return functools.partial(layer, conv=conv)
 
     def _cross_residual(self, unit_name: str) -> CrossResidual:
@@ -182,6 +197,7 @@ class MultitaskResNet(nn.Module):
             kind=self.cross_kind,
             start=self.cross_init,
             learned=self.cross_learned,
+            task_axis=self._task_axis,
             name=f"{unit_name}_cross",
         )
 
@@ -212,4 +228,5 @@ def build(config: ConfigDict, classes: Mapping[str, int]) -> MultitaskResNet:
         std=tuple(config.data.std),
         dtype=jnp.dtype(model.dtype),
         batch_norm_axis=DATA_AXIS if model.sync_batch_norm else None,
+        task_devices=config.train.task_devices,
     )

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax import lax
 
 from crl_jax.models.layers import max_pool, relu
 
@@ -19,7 +20,7 @@ class Stem(nn.Module):
     Attributes:
       features: output channels.
       size: "large": a 7x7 convolution of stride 2 and a 3x3 max pooling of stride 2;
-        "small", for pictures of up to about 64 px: a 3x3 convolution.
+        "small", for pictures of about 32 px: a 3x3 convolution.
       conv: convolution, with `in_branch` and dtype set.
       norm: normalisation, with `train` set.
     """
@@ -129,14 +130,19 @@ class Heads(nn.Module):
 
     Attributes:
       classes: `{task: K}`.
+      task_axis: mapped axis that T is divided over; None: not at all. Only the means
+        cross it, so that every device has all logits.
     """
 
     classes: dict[str, int]
+    task_axis: str | None = None
 
     @nn.compact
     def __call__(self, x: Array) -> dict[str, Array]:
         """Maps `[T, B, H, W, C]`, or a shared `[B, H, W, C]`, to `{task: [B, K]}`."""
         features = jnp.mean(x.astype(jnp.float32), axis=(-3, -2))
+        if self.task_axis is not None and x.ndim == 5:
+            features = lax.all_gather(features, self.task_axis, tiled=True)
         return {
             task: nn.Dense(count, name=task)(features[t] if x.ndim == 5 else features)
             for t, (task, count) in enumerate(self.classes.items())

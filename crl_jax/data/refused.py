@@ -1,0 +1,76 @@
+"""Pictures that cannot be used: their list, and when they are too many to go on.
+
+They come as `{row of the manifest: reason}`.
+"""
+
+import csv
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import NoReturn
+
+import numpy as np
+
+from crl_jax.data.manifest import Manifest, first_few
+from crl_jax.errors import UserError
+
+MAX_SHARE = 0.05  # of the pictures
+
+
+def write(path: Path, manifest: Manifest, refused: Mapping[int, str]) -> None:
+    """Writes a CSV `file,reason`."""
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(("file", "reason"))
+        writer.writerows((manifest.files[row], refused[row]) for row in sorted(refused))
+
+
+def check(manifest: Manifest, refused: Mapping[int, str]) -> None:
+    """Raises UserError if what is left is not what can be trained and tested with."""
+    check_share(manifest, refused)
+    for split in sorted(set(manifest.splits)):
+        check_split(manifest, refused, split)
+    check_classes(manifest, refused)
+
+
+def check_share(manifest: Manifest, refused: Mapping[int, str]) -> None:
+    """Raises UserError if they are more than `MAX_SHARE` of the manifest."""
+    if len(refused) > MAX_SHARE * len(manifest.files):
+        _fail(manifest, refused, refused, f"more than {MAX_SHARE:.0%} of the pictures")
+
+
+def check_split(manifest: Manifest, refused: Mapping[int, str], split: str) -> None:
+    """Raises UserError if they are all pictures of a split."""
+    rows = [row for row, of in enumerate(manifest.splits) if of == split]
+    if all(row in refused for row in rows):
+        _fail(manifest, refused, rows, f"all pictures of {split}")
+
+
+def check_classes(manifest: Manifest, refused: Mapping[int, str]) -> None:
+    """Raises UserError if a class that is left in val or test has none left in train.
+
+    `read_manifest` saw to the classes before any picture was opened.
+    """
+    good = np.ones(len(manifest.files), bool)
+    good[list(refused)] = False
+    train = np.array(manifest.splits) == "train"
+    for task, labels in manifest.labels.items():
+        lost = np.setdiff1d(labels[good & ~train], labels[good & train])
+        for label in lost[lost >= 0]:
+            rows = np.flatnonzero(train & (labels == label)).tolist()
+            name = manifest.tasks[task][label]
+            which = f"all pictures of class {name!r} (column {task!r}) in train"
+            mend = "move another picture of the class to train, or empty its cells"
+            _fail(manifest, refused, rows, which, mend)
+
+
+def _fail(
+    manifest: Manifest,
+    refused: Mapping[int, str],
+    rows: Iterable[int],
+    which: str,
+    mend: str = "or delete their rows",
+) -> NoReturn:
+    found = first_few(list(rows), lambda row: f"{manifest.files[row]} {refused[row]}")
+    raise UserError(
+        f"{manifest.path}: {which} cannot be used: {found}. Mend these files, {mend}."
+    )

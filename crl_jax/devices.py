@@ -1,0 +1,146 @@
+"""What a run computes on: the devices of one machine, or of several.
+
+Devices form a mesh of two axes. A batch is divided over `DATA_AXIS`; the stacked task
+axis of the branches is divided over `TASK_AXIS`, which has one device unless
+`config.train.task_devices` says more.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+import jax
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+from ml_collections import ConfigDict
+
+from crl_jax.data import Batch
+from crl_jax.errors import UserError
+from crl_jax.models.network import DATA_AXIS, TASK_AXIS
+from crl_jax.terminal import console
+
+Result = TypeVar("Result")
+
+# Set where several processes were started for one program, to their number.
+_COUNTS_OF_PROCESSES = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
+
+
+def start(
+    coordinator: str | None = None,
+    processes: int | None = None,
+    process: int | None = None,
+) -> None:
+    """Prepares JAX: once a process, before anything is computed.
+
+    Compiled programs are kept on disk, in JAX_COMPILATION_CACHE_DIR or else in the
+    user's cache folder, so that the next start needs not compile them again. Processes
+    that Slurm, Open MPI, Kubernetes (indexed jobs) or a TPU pod started together find
+    each other; all but the first then print nothing.
+
+    Args:
+      coordinator: `host:port` of the first process, where nothing says it.
+      processes: how many there are, likewise.
+      process: which one this is, from 0, likewise.
+
+    Raises:
+      UserError: the processes do not find each other.
+    """
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+        jax.config.update("jax_compilation_cache_dir", str(cache / "crl_jax/compiled"))
+    if (coordinator or _in_cluster()) and not jax.distributed.is_initialized():
+        try:
+            jax.distributed.initialize(coordinator, processes, process)
+        except Exception as error:  # whatever the network or the cluster answers
+            raise UserError(
+                f"The processes did not find each other: {error}. Give each of them "
+                "--coordinator=HOST:PORT (of the first), --processes=N and "
+                "--process=0 to N - 1."
+            ) from error
+    console.quiet = not is_first()
+
+
+def _in_cluster() -> bool:
+    """Whether this process is one of several that run one program."""
+    return (
+        any(int(os.environ.get(name, 1)) > 1 for name in _COUNTS_OF_PROCESSES)
+        or "JOB_COMPLETION_INDEX" in os.environ  # of Kubernetes
+        or "," in os.environ.get("TPU_WORKER_HOSTNAMES", "")
+    )
+
+
+def is_first() -> bool:
+    """Whether this is the process that writes and prints, of several or alone."""
+    return jax.process_index() == 0
+
+
+def first_alone(work: Callable[[], Result]) -> Result:
+    """Returns what `work` does, which the first process does before the others."""
+    if is_first():
+        result = work()
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices("the first process is done")
+    return result if is_first() else work()
+
+
+def make_mesh(task_devices: int = 1, tasks: int = 1) -> Mesh:
+    """Returns all devices, of all processes, as a mesh over data and tasks.
+
+    Args:
+      task_devices: that the task axis is divided over.
+      tasks: T.
+
+    Raises:
+      UserError: the tasks or the devices cannot be divided so.
+    """
+    local = jax.local_device_count()
+    if local % task_devices or tasks % task_devices:
+        raise UserError(
+            f"config.train.task_devices={task_devices} must divide both the {tasks} "
+            f"tasks and the {local} devices of a process; 1 always does."
+        )
+    shape = (jax.device_count() // task_devices, task_devices)
+    return jax.make_mesh(shape, (DATA_AXIS, TASK_AXIS))
+
+
+def check_batch_size(config: ConfigDict, mesh: Mesh) -> None:
+    """Raises UserError where a batch cannot be divided equally over the devices."""
+    devices, parts = mesh.shape[DATA_AXIS], config.train.accumulate
+    batch_size = config.data.batch_size
+    multiple = devices * parts
+    if batch_size % multiple:
+        near = max(multiple, batch_size // multiple * multiple)
+        raise UserError(
+            f"config.data.batch_size={batch_size} does not divide over {devices} "
+            f"devices times config.train.accumulate={parts}: take a multiple of "
+            f"{multiple}, such as {near}."
+        )
+
+
+def put_batch(batch: Batch, mesh: Mesh) -> Batch:
+    """Places this process's share of a batch on its devices, divided over examples.
+
+    Args:
+      batch: the first axis is this process's examples; what is neither image nor label
+        stays behind.
+      mesh: from `make_mesh`.
+    """
+    sharding = NamedSharding(mesh, P(DATA_AXIS))
+    return jax.tree.map(
+        lambda x: jax.make_array_from_process_local_data(sharding, x),
+        {"image": batch["image"], "labels": batch["labels"]},
+    )
+
+
+def prefetch(batches: Iterable[Batch], mesh: Mesh) -> Iterator[Batch]:
+    """Yields batches on the devices; each is sent while the one before is in use."""
+    ahead: Batch | None = None
+    for batch in batches:
+        placed = put_batch(batch, mesh)
+        if ahead is not None:
+            yield ahead
+        ahead = placed
+    if ahead is not None:
+        yield ahead

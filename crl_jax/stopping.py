@@ -1,0 +1,95 @@
+"""What ends a run before its last step: a signal, or a number that is none."""
+
+import json
+import math
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import jax
+from jax.experimental import multihost_utils
+
+from crl_jax.errors import Stopped, UserError
+from crl_jax.step import Report
+
+# Ctrl-C; what Slurm, Kubernetes and clouds send before they kill; Slurm's --signal.
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+
+
+class StopRequest:
+    """Whether a signal asked the run to stop."""
+
+    def __init__(self) -> None:
+        self._signal: signal.Signals | None = None
+
+    def _receive(self, number: int, _: FrameType | None) -> None:
+        if number == signal.SIGINT and self._signal is signal.SIGINT:
+            raise KeyboardInterrupt  # the second Ctrl-C: at once
+        self._signal = signal.Signals(number)
+
+    def after(self, step: int) -> bool:
+        """Whether to stop after `step`; the same in every process."""
+        if jax.process_count() > 1:
+            return multihost_utils.reached_preemption_sync_point(step)
+        return self._signal is not None
+
+    def stopped(self, step: int, workdir: Path) -> Stopped:
+        """Returns what to raise once the state of `step` is saved."""
+        name = self._signal.name if self._signal else "a signal"
+        return Stopped(
+            f"Stopped by {name} after step {step:,}, which is saved in {workdir}. The "
+            "same command goes on there.",
+            self._signal or signal.SIGTERM,
+        )
+
+
+@contextmanager
+def stop_request() -> Iterator[StopRequest]:
+    """Takes `SIGNALS` as requests to stop, until the block ends."""
+    request = StopRequest()
+    alone = jax.process_count() == 1  # else JAX itself waits for SIGTERM
+    if not alone or threading.current_thread() is not threading.main_thread():
+        yield request
+        return
+    before = {number: signal.signal(number, request._receive) for number in SIGNALS}
+    try:
+        yield request
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def broken_tasks(report: Report) -> list[str]:
+    """Returns the tasks whose loss was infinite or no number."""
+    losses = jax.device_get(report["losses"])
+    return [task for task, loss in losses.items() if not math.isfinite(loss)]
+
+
+def stop_at_broken_step(
+    workdir: Path, step: int, report: Report, files: list[str]
+) -> UserError:
+    """Writes down a step whose loss or gradient is no number; returns what to raise.
+
+    Args:
+      workdir: where `broken_step.json` goes; the state before the step is saved there.
+      step: number of the step.
+      report: of the step.
+      files: names of the pictures of its batch.
+    """
+    tasks = broken_tasks(report)
+    losses = {task: repr(float(x)) for task, x in report["losses"].items()}
+    content: dict[str, Any] = {"step": step, "losses": losses, "files": files}
+    path = workdir / "broken_step.json"
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False), "utf-8")
+    what = f"loss of {', '.join(tasks)}" if tasks else "gradient"
+    return UserError(
+        f"The {what} is infinite or no number at step {step:,}; the state before it is "
+        f"saved, and {path} lists its pictures. What usually helps: a lower "
+        "config.optim.learning_rate, a longer config.optim.warmup, "
+        "config.optim.clip_norm=1, or float32 as config.model.dtype; "
+        "config.train.skip_nonfinite=True leaves such steps out and goes on."
+    )

@@ -1,0 +1,115 @@
+"""All that a run changes: its making, and how it lies on the devices."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import struct
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+from ml_collections import ConfigDict
+
+from crl_jax import metrics
+from crl_jax.models.network import TASK_AXIS, MultitaskResNet
+
+Array = jax.Array
+
+
+class TrainState(struct.PyTreeNode):
+    """All that a run changes; a checkpoint holds this and nothing else.
+
+    Attributes:
+      step: number of updates done, which is also the position in the data.
+      variables: `{"params": ..., "batch_stats": ...}` of the network.
+      opt_state: state of the optimiser.
+      average: moving average of `variables`, or None.
+      sums: of the metrics of the steps since the last row of the log.
+      skipped: number of steps that changed nothing, since a loss or gradient of theirs
+        was infinite or no number.
+    """
+
+    step: Array
+    variables: Any
+    opt_state: Any
+    average: Any
+    sums: metrics.Sums
+    skipped: Array
+
+    @property
+    def evaluated(self) -> Any:
+        """The variables to evaluate and to predict with."""
+        return self.variables if self.average is None else self.average
+
+
+def create_state(
+    network: MultitaskResNet,
+    optimizer: optax.GradientTransformation,
+    config: ConfigDict,
+) -> TrainState:
+    """Returns the state before the first step; a function of the seed alone.
+
+    Jit it, or give it to `jax.eval_shape` for the shapes alone.
+    """
+    size = config.data.image_size
+    images = jnp.zeros((1, size, size, 3), jnp.uint8)
+    whole = network.clone(task_devices=1)
+    variables = whole.init(jax.random.key(config.train.seed), images)
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        variables=variables,
+        opt_state=optimizer.init(variables["params"]),
+        average=jax.tree.map(jnp.copy, variables) if config.optim.ema > 0 else None,
+        sums=metrics.zeros(network.classes),
+        skipped=jnp.zeros((), jnp.int32),
+    )
+
+
+def abstract_state(
+    network: MultitaskResNet,
+    optimizer: optax.GradientTransformation,
+    config: ConfigDict,
+    mesh: Mesh,
+) -> TrainState:
+    """Returns the shapes and dtypes of a state, and how it lies on the devices.
+
+    Each device has all of it, but of what is stacked over tasks only its part of
+    `TASK_AXIS`.
+    """
+    state = jax.eval_shape(lambda: create_state(network, optimizer, config))
+    stacked = network.stacked_layers
+
+    def place(path: tuple[Any, ...], leaf: Any) -> jax.ShapeDtypeStruct:
+        layers = {key.key for key in path if isinstance(key, jax.tree_util.DictKey)}
+        divided = network.task_devices > 1 and layers & stacked
+        sharding = NamedSharding(mesh, P(TASK_AXIS) if divided else P())
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+    return jax.tree.map_with_path(place, state)
+
+
+def create(
+    network: MultitaskResNet,
+    optimizer: optax.GradientTransformation,
+    config: ConfigDict,
+    abstract: TrainState,
+) -> TrainState:
+    """Returns `create_state` on the devices, as `abstract` says, in one program."""
+    places = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+    return jax.jit(
+        lambda: create_state(network, optimizer, config), out_shardings=places
+    )()
+
+
+def partition_specs(abstract: Any) -> Any:
+    """Returns over which axes each array is divided, from `abstract_state`."""
+    return jax.tree.map(lambda leaf: leaf.sharding.spec, abstract)
+
+
+def clear_sums(state: TrainState) -> TrainState:
+    """Returns the state with the sums of the metrics at zero."""
+    zeros = jax.tree.map(
+        lambda x: jax.device_put(np.zeros(x.shape, x.dtype), x.sharding), state.sums
+    )
+    return state.replace(sums=zeros)

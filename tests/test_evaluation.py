@@ -1,0 +1,155 @@
+"""Evaluation of a trained run: each example once, on the data it was trained on."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from crl_jax import devices, evaluation, workdir
+from crl_jax import trained as trained_lib
+from crl_jax.errors import UserError
+
+
+@pytest.mark.parametrize("batch_size", [None, 1, 3, 16, 48])
+def test_evaluate_gives_the_same_numbers_whatever_the_batch(trained, batch_size):
+    directory, expected = trained
+    result = evaluation.evaluate(directory, "test", batch_size=batch_size)
+    for task, values in expected.items():
+        for name, value in values.items():
+            np.testing.assert_allclose(result[task][name], value, rtol=1e-5)
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_evaluate_equals_a_plain_loop_over_the_pictures(trained, split):
+    """14 and 7 pictures: no batch of eight divides them, and one needs two batches."""
+    directory, _ = trained
+    result = evaluation.evaluate(directory, split, batch_size=8)
+    network = trained_lib.load(directory, devices.make_mesh())
+    apply, classes = jax.jit(network.network.apply), network.run.classes
+
+    manifest = Path(network.run.config.data.manifest)
+    with manifest.open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["split"] == split]
+    right: dict[str, list[bool | None]] = {task: [] for task in classes}
+    for row in rows:
+        with Image.open(manifest.parent / row["file"]) as picture:
+            image = np.full((1, 16, 16, 3), np.asarray(picture)[0, 0], np.uint8)
+        logits = apply(network.variables, image)
+        for task, names in classes.items():
+            guess = names[int(np.argmax(logits[task]))]
+            right[task].append(guess == row[task] if row[task] else None)
+    for task in classes:
+        known = [r for r in right[task] if r is not None]
+        assert result[task]["count"] == len(known)
+        assert result[task]["top1"] == pytest.approx(np.mean(known))
+    both = [all(p) for p in zip(*right.values(), strict=True) if None not in p]
+    assert result["joint"]["count"] == len(both)
+    assert result["joint"]["top1"] == pytest.approx(np.mean(both))
+
+
+def read_rows(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_predictions_file_has_a_row_a_picture(trained, tmp_path):
+    directory, _ = trained
+    evaluation.evaluate(directory, "train", predictions=tmp_path / "p.csv")
+    rows = read_rows(tmp_path / "p.csv")
+    assert sorted(row["file"] for row in rows) == [f"{i:02}.png" for i in range(14)]
+    assert {row["file"]: row["number"] for row in rows}["01.png"] == ""
+    for row in rows:
+        assert row["hue"] in ("dark", "light")
+        assert row["hue_predicted"] in ("dark", "light")
+        assert 0.5 <= float(row["hue_probability"]) <= 1
+
+
+def test_a_mistake_or_an_accident_leaves_earlier_predictions_alone(
+    trained, tmp_path, monkeypatch
+):
+    directory, _ = trained
+    file = tmp_path / "p.csv"
+    file.write_text("earlier")
+    with pytest.raises(UserError, match="no split 'dev'"):
+        evaluation.evaluate(directory, "dev", predictions=file)
+    monkeypatch.setattr(evaluation.PredictionsFile, "write", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        evaluation.evaluate(directory, "test", predictions=file)
+    assert [path.name for path in tmp_path.iterdir()] == ["p.csv"]
+    assert file.read_text() == "earlier"
+
+
+def copy_data(directory, folder, name):
+    """Copies the pictures of a run and its manifest, under another name."""
+    manifest = Path(workdir.read(directory).config.data.manifest)
+    folder.mkdir()
+    for picture in manifest.parent.glob("*.png"):
+        shutil.copy(picture, folder)
+    shutil.copy(manifest, folder / name)
+    return folder / name
+
+
+def test_data_that_was_moved_or_renamed_is_the_same_data(trained, tmp_path):
+    directory, expected = trained
+    manifest = copy_data(directory, tmp_path / "moved", "renamed.csv")
+    result = evaluation.evaluate(
+        directory, "test", manifest=manifest, data_dir=tmp_path / "shards"
+    )
+    assert result["hue"]["top1"] == expected["hue"]["top1"]
+    assert (tmp_path / "shards" / "manifest").is_dir()
+
+
+def test_edited_data_is_not_what_was_trained_on(trained, tmp_path):
+    directory, _ = trained
+    manifest = copy_data(directory, tmp_path / "edited", "labels.csv")
+    manifest.write_text(manifest.read_text().replace("20.png,test", "20.png,train"))
+    with pytest.raises(UserError, match="holds a run on other data"):
+        evaluation.evaluate(directory, "test", manifest=manifest)
+
+
+def test_data_that_is_gone_is_named(trained, tmp_path):
+    directory, _ = trained
+    with pytest.raises(UserError, match=r"gone.csv is not there: give --manifest=FILE"):
+        evaluation.evaluate(directory, "test", manifest=tmp_path / "gone.csv")
+
+
+def test_other_classes_than_were_trained_are_refused(trained, tmp_path):
+    directory, _ = trained
+    shutil.copytree(directory, tmp_path / "run")
+    path = tmp_path / "run" / "classes.json"
+    swapped = json.loads(path.read_text())
+    swapped["hue"].reverse()
+    path.write_text(json.dumps(swapped))
+    with pytest.raises(UserError, match=r"other classes of task 'hue'"):
+        evaluation.evaluate(tmp_path / "run", "test")
+
+
+def test_evaluate_answers_mistakes(trained, tmp_path):
+    directory, _ = trained
+    with pytest.raises(UserError, match=r"no split 'dev'; it has train, val, test"):
+        evaluation.evaluate(directory, "dev")
+    with pytest.raises(UserError, match=r"predictions=.*written: it is a folder"):
+        evaluation.evaluate(directory, "test", predictions=tmp_path)
+    with pytest.raises(UserError, match=r"holds no run.*train one with"):
+        evaluation.evaluate(tmp_path, "test")
+    shutil.copytree(directory, tmp_path / "r", ignore=lambda *_: ["checkpoints"])
+    with pytest.raises(UserError, match=r"has no checkpoint yet"):
+        evaluation.evaluate(tmp_path / "r", "test")
+
+
+@pytest.mark.parametrize("size", ["-8", "0", "x", ""])
+def test_a_batch_size_that_is_none_is_answered_by_its_flag(
+    size, monkeypatch, capsys, tmp_path
+):
+    from crl_jax import evaluate
+
+    arguments = [f"--workdir={tmp_path}", f"--batch_size={size}"]
+    monkeypatch.setattr("sys.argv", ["evaluate", *arguments])
+    with pytest.raises(SystemExit, match="2"):
+        evaluate.main()
+    assert "--batch_size" in capsys.readouterr().err
