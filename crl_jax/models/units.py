@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 
-from crl_jax.models.layers import relu
+from crl_jax.models.layers import max_pool, relu
 
 Array = jax.Array
 Layer = Callable[..., Any]
@@ -39,7 +39,7 @@ class Stem(nn.Module):
         )(x)
         x = relu(self.norm(name="norm")(x))
         if large:
-            x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+            x = max_pool(x, size=3, stride=2)
         return x
 
 

@@ -1,0 +1,165 @@
+"""Layers as XLA runs them fast on a CPU; `layers` chooses between these and XLA's own.
+
+Each computes what XLA's own does. docs/benchmarks.md has the measurements.
+"""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+Array = jax.Array
+
+
+@jax.custom_vjp
+def matmul(x: Array, weight: Array) -> Array:
+    """Returns `x @ weight`, `[..., C_out]`.
+
+    Args:
+      x: `[..., C]`.
+      weight: `[C, C_out]`.
+    """
+    return jnp.dot(x, weight)
+
+
+def _matmul_forward(x: Array, weight: Array) -> tuple[Array, tuple[Array, Array]]:
+    return matmul(x, weight), (x, weight)
+
+
+def _matmul_backward(kept: tuple[Array, Array], y_bar: Array) -> tuple[Array, Array]:
+    x, weight = kept
+    return jnp.dot(y_bar, weight.T), _weight_gradient(x, y_bar)
+
+
+matmul.defvjp(_matmul_forward, _matmul_backward)
+
+
+def _weight_gradient(x: Array, y_bar: Array) -> Array:
+    """Returns the gradient `[C, C_out]` of a weight between `x` and `y_bar`.
+
+    XLA copies the first factor transposed; that is better done to the narrower one.
+    """
+    x, y_bar = (v.reshape(-1, v.shape[-1]) for v in (x, y_bar))
+    over_rows = (((0,), (0,)), ((), ()))
+    if x.shape[1] <= y_bar.shape[1]:
+        return lax.dot_general(x, y_bar, over_rows)
+    # Without the barrier, XLA would exchange the factors again.
+    return lax.optimization_barrier(lax.dot_general(y_bar, x, over_rows)).T
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def convolve_patches(x: Array, kernel: Array, stride: int) -> Array:
+    """Convolves as one matrix product of all patches: fast where pictures are small.
+
+    XLA's convolution is up to a hundred times slower than this on pictures smaller than
+    the kernel (2x2: 2 as against 100 GFLOP/s on two cores).
+
+    Args:
+      x: `[B, H, W, C]`.
+      kernel: `[rows, columns, C, C_out]`, with odd rows and columns.
+      stride: of both rows and columns.
+
+    Returns:
+      `[B, ceil(H / stride), ceil(W / stride), C_out]`.
+    """
+    patches = _patches(x, kernel.shape[:2], stride)
+    return jnp.dot(patches, kernel.reshape(-1, kernel.shape[-1]))
+
+
+def _convolve_patches_forward(
+    x: Array, kernel: Array, stride: int
+) -> tuple[Array, tuple[Array, Array]]:
+    return convolve_patches(x, kernel, stride), (x, kernel)
+
+
+def _convolve_patches_backward(
+    stride: int, kept: tuple[Array, Array], y_bar: Array
+) -> tuple[Array, Array]:
+    x, kernel = kept
+    # Patches are cut again: they are as large as x times the kernel's rows and columns.
+    patches_of = functools.partial(_patches, size=kernel.shape[:2], stride=stride)
+    kernel_bar = _weight_gradient(patches_of(x), y_bar).reshape(kernel.shape)
+    patches_bar = jnp.dot(y_bar, kernel.reshape(-1, kernel.shape[-1]).T)
+    (x_bar,) = jax.linear_transpose(patches_of, x)(patches_bar)
+    return x_bar, kernel_bar
+
+
+convolve_patches.defvjp(_convolve_patches_forward, _convolve_patches_backward)
+
+
+def _patches(x: Array, size: tuple[int, ...], stride: int) -> Array:
+    """Returns what a kernel sees at each place: `[B, H', W', rows * columns * C]`."""
+    return jnp.concatenate(_shifted(x, size, stride, 0), axis=-1)
+
+
+def _shifted(
+    x: Array, size: tuple[int, ...], stride: int, padding: float
+) -> list[Array]:
+    """Returns what each element of a kernel sees, `[B, H', W', C]` each, row by row.
+
+    Args:
+      x: `[B, H, W, C]`; it is padded by half the kernel on every side.
+      size: rows and columns of the kernel, odd.
+      stride: of both rows and columns.
+      padding: value to pad with.
+    """
+    (rows, columns), (top, left) = size, (size[0] // 2, size[1] // 2)
+    new_rows, new_columns = (math.ceil(n / stride) for n in x.shape[1:3])
+    pad = ((0, 0), (top, top), (left, left), (0, 0))
+    x = jnp.pad(x, pad, constant_values=padding)
+    return [
+        x[:, i : i + stride * new_rows : stride, j : j + stride * new_columns : stride]
+        for i in range(rows)
+        for j in range(columns)
+    ]
+
+
+# XLA's gradient of max pooling searches each window again: ten times slower.
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def max_pool(x: Array, size: int, stride: int) -> Array:
+    """Returns the largest value of each window, padded by half of it on every side.
+
+    The gradient goes to the first of equal values, as XLA's does.
+
+    Args:
+      x: `[B, H, W, C]`.
+      size: rows and columns of a window, odd.
+      stride: of both rows and columns.
+
+    Returns:
+      `[B, ceil(H / stride), ceil(W / stride), C]`.
+    """
+    return _max_and_place(x, size, stride)[0]
+
+
+def _max_and_place(x: Array, size: int, stride: int) -> tuple[Array, Array]:
+    """Returns the largest value of each window, and its place in the window, uint8."""
+    largest, *others = _shifted(x, (size, size), stride, -jnp.inf)
+    place = jnp.zeros(largest.shape, jnp.uint8)
+    for i, value in enumerate(others, start=1):
+        larger = value > largest
+        largest = jnp.where(larger, value, largest)
+        place = jnp.where(larger, jnp.uint8(i), place)
+    return largest, place
+
+
+def _max_pool_forward(
+    x: Array, size: int, stride: int
+) -> tuple[Array, tuple[Array, Array]]:
+    largest, place = _max_and_place(x, size, stride)
+    return largest, (x, place)
+
+
+def _max_pool_backward(
+    size: int, stride: int, kept: tuple[Array, Array], y_bar: Array
+) -> tuple[Array]:
+    x, place = kept  # of x, only the shape
+    parts = [jnp.where(place == i, y_bar, 0) for i in range(size * size)]
+    return tuple(
+        jax.linear_transpose(lambda x: _shifted(x, (size, size), stride, 0), x)(parts)
+    )
+
+
+max_pool.defvjp(_max_pool_forward, _max_pool_backward)
