@@ -79,6 +79,15 @@ def add_workdir(verb: argparse.ArgumentParser, help_text: str) -> None:
     )
 
 
+def add_data_of_run(verb: argparse.ArgumentParser) -> None:
+    """Adds the flags that say on what, and how, a run is evaluated."""
+    add = verb.add_argument
+    add("--split", default="test", help="such as val, or train[:10%%]")
+    add("--batch_size", type=positive, help="over all devices; None: as in training")
+    add("--manifest", type=path, metavar="FILE", help="the run's, where it is now")
+    add("--data_dir", type=path, metavar="DIR", help="where its shards are now")
+
+
 def add_processes(verb: argparse.ArgumentParser) -> None:
     """Adds the flags that say which processes compute together."""
     group = verb.add_argument_group(

@@ -142,7 +142,7 @@ class Predictor:
         labels = dict.fromkeys(self.classes, no_label)
         batch = devices.put_batch({"image": images, "labels": labels}, self._mesh)
         _, logits = self._eval_step(self.trained.variables, batch)
-        return {t: np.asarray(jax.nn.softmax(x))[:count] for t, x in logits.items()}
+        return {t: np.asarray(jax.nn.softmax(logits[t]))[:count] for t in self.classes}
 
     def _joints(self, probabilities: Mapping[str, np.ndarray]) -> list[Joint | None]:
         """Returns the joint answer for each of B pictures."""
