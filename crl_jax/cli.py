@@ -4,6 +4,7 @@ import argparse
 import ast
 import os
 import runpy
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -76,6 +77,15 @@ def add_workdir(verb: argparse.ArgumentParser, help_text: str) -> None:
         type=path,
         help=help_text,
     )
+
+
+def add_data_of_run(verb: argparse.ArgumentParser) -> None:
+    """Adds the flags that say on what, and how, a run is evaluated."""
+    add = verb.add_argument
+    add("--split", default="test", help="such as val, or train[:10%%]")
+    add("--batch_size", type=positive, help="over all devices; None: as in training")
+    add("--manifest", type=path, metavar="FILE", help="the run's, where it is now")
+    add("--data_dir", type=path, metavar="DIR", help="where its shards are now")
 
 
 def add_processes(verb: argparse.ArgumentParser) -> None:
@@ -186,6 +196,9 @@ def run(main: Callable[[], None]) -> None:
     except Stopped as stopped:
         print(stopped, file=sys.stderr)
         sys.exit(128 + stopped.number)
+    except BrokenPipeError:  # whoever read the output has had enough, such as head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
     except KeyboardInterrupt:
         print("Stopped.", file=sys.stderr)
         sys.exit(130)
