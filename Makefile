@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test faults lint clean
 
 demo: $(VENV)/installed
 	$(BIN)/python -m crl_jax.main --config=configs/digits.py --workdir=runs/digits
@@ -17,6 +17,10 @@ demo: $(VENV)/installed
 
 test: lint
 	$(BIN)/python -m pytest
+
+# Kills runs, damages files, throws in what it can; under half an hour.
+faults: $(VENV)/installed
+	$(BIN)/python -m pytest -m "faults or not faults" $(FAULTS)
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

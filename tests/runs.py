@@ -15,11 +15,11 @@ PROJECT = Path(__file__).parents[1]
 
 
 def start(
-    directory: Path, *overrides: str, devices: int = 1, **environment: str
+    directory: Path, *overrides: str, device_count: int = 1, **environment: str
 ) -> subprocess.Popen[str]:
     """Starts `crl_jax.main` with a tiny network on some CPU devices."""
     flags = (
-        f"--xla_force_host_platform_device_count={devices} "
+        f"--xla_force_host_platform_device_count={device_count} "
         "--xla_backend_optimization_level=0"
     )
     command = [sys.executable, "-m", "crl_jax.main", "--config=configs/manifest.py"]
