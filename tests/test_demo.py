@@ -41,27 +41,26 @@ def address(trained):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "crl_jax.demo", f"--workdir={trained[0]}"]
-    process = subprocess.Popen(
+    with subprocess.Popen(
         [*command, f"--port={port}"],
         cwd=PROJECT,
         env=os.environ | {"NO_COLOR": "1", "PYTHONUNBUFFERED": "1"},
         stdout=subprocess.PIPE,
         text=True,
-    )
-    try:
-        assert re.match(
-            r"The page is at http://127\.0\.0\.1", process.stdout.readline()
-        )
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.wait()
+    ) as process:
+        line = process.stdout.readline()
+        try:
+            assert line.startswith(f"The page is at http://127.0.0.1:{port}")
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            process.terminate()
 
 
 @pytest.fixture(scope="module")
 def browser():
     playwright = pytest.importorskip("playwright.sync_api")
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    names = ("chromium", "chromium-browser", "google-chrome")
+    chromium = next(filter(None, map(shutil.which, names)), None)
     if chromium is None:
         pytest.skip("there is no chromium to open the page with")
     with playwright.sync_playwright() as driver:
