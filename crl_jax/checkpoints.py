@@ -1,7 +1,9 @@
 """Checkpoints of a run with Orbax: the latest two and the best."""
 
+import functools
 import json
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,7 @@ class Checkpoints:
     def __init__(self, workdir: Path, read_only: bool = False) -> None:
         self._directory = (workdir / "checkpoints").resolve()
         self._read_only = read_only
+        _drop_late_answers()
         for folder in self._directory.glob("[0-9]*"):
             self._check_score(folder)
         best = policies.BestN(
@@ -176,6 +179,22 @@ def _score(metrics: Any) -> float:
 
 def _first_line(error: Exception) -> str:
     return (str(error) or type(error).__name__).splitlines()[0][:200]
+
+
+@functools.cache
+def _drop_late_answers() -> None:
+    """Keeps quiet about reads that end after another one has failed.
+
+    Orbax closes its event loop at the first failure; each read that ends later, of
+    hundreds, would then print a traceback.
+    """
+    before = sys.unraisablehook
+
+    def hook(unraisable: "sys.UnraisableHookArgs") -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            before(unraisable)
+
+    sys.unraisablehook = hook
 
 
 @jax.jit

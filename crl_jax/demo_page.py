@@ -9,11 +9,11 @@ import jax
 import numpy as np
 from PIL import Image
 
-from crl_jax import page
 from crl_jax.data import unlabelled
 from crl_jax.grad_cam import grad_cam
-from crl_jax.page import Child, element
 from crl_jax.prediction import Prediction, Predictor
+from crl_jax.reports import page
+from crl_jax.reports.page import Child, element
 
 _SIDE = 320  # of the pictures that show where a task looked
 _DIM = 0.25  # brightness of what a task did not look at

@@ -150,7 +150,7 @@ def _train(
                 checkpoints.save(state, number, score)
             if stops:
                 checkpoints.wait()
-                raise stop.stopped(number, folder)
+                raise stop.stopped(number, checkpoints.latest, folder)
 
         # The result: the best checkpoint, on a split that chose nothing.
         checkpoints.wait()

@@ -51,7 +51,7 @@ def start(solid_pictures, shards, directory, device_count, *flags):
 
 
 def finish(process):
-    out, error = process.communicate(timeout=300)
+    out, error = process.communicate(timeout=900)
     assert process.returncode == 0, error[-2000:]
     return out
 
