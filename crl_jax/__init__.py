@@ -27,6 +27,6 @@ def load(workdir: str | os.PathLike[str]) -> "Predictor":
       UserError: there is no run, or no checkpoint.
     """
     # JAX and TensorFlow take seconds to import; not everything needs them.
-    from crl_jax.prediction import Predictor
+    from crl_jax import prediction
 
-    return Predictor(workdir)
+    return prediction.load(workdir)
