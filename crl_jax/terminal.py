@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 
@@ -33,6 +33,26 @@ def print_table(
     for row in rows:
         table.add_row(*row)
     console.print(table)
+
+
+@contextmanager
+def progress_bar(what: str, count: int) -> Iterator[Callable[[], None]]:
+    """Shows a bar of `count` things on the standard error if that is a terminal.
+
+    Gives a function to call after each of them.
+    """
+    errors = Console(stderr=True)
+    columns = (TextColumn(what), MofNCompleteColumn(), BarColumn(bar_width=None))
+    with Progress(
+        *columns,
+        TimeRemainingColumn(),
+        TextColumn("left"),
+        console=errors,
+        transient=True,
+        disable=not errors.is_terminal,
+    ) as bar:
+        task = bar.add_task("", total=count)
+        yield lambda: bar.advance(task)
 
 
 def percent(share: float) -> str:

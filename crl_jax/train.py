@@ -20,7 +20,7 @@ from crl_jax import (
     workdir,
 )
 from crl_jax.checkpoints import Checkpoints
-from crl_jax.data import source, stream
+from crl_jax.data import labels, source, stream
 from crl_jax.logs import MetricsLog, NoLog
 from crl_jax.schedule import Schedule
 from crl_jax.stopping import stop_at_broken_step, stop_request
@@ -57,6 +57,9 @@ def train(config: ConfigDict, directory: str | os.PathLike[str]) -> metrics.Mean
     with workdir.claim(folder, run) if devices.is_first() else nullcontext():
         data = devices.first_alone(data.prepared)
         data.check(config)
+        if devices.is_first():
+            together = labels.combinations(data, config.data.train_split)
+            workdir.write_combinations(folder, together)
         return _train(config, folder, data, network, mesh)
 
 

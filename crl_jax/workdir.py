@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from crl_jax import config as config_lib
@@ -184,6 +185,25 @@ def read(workdir: Path) -> Run:
     return Run(config, {t: tuple(c) for t, c in classes.items()}, data)
 
 
+def write_combinations(workdir: Path, combinations: np.ndarray) -> None:
+    """Writes which labels occur together in training to `combinations.json`.
+
+    Args:
+      workdir: the run's folder.
+      combinations: `[N, T]`, from `labels.combinations`.
+    """
+    _write_json(
+        workdir / "combinations.json", {"combinations": combinations.tolist()}, None
+    )
+
+
+def read_combinations(workdir: Path) -> np.ndarray:
+    """Returns what `write_combinations` wrote, `[N, T]`; empty if there is none."""
+    path = workdir / "combinations.json"
+    rows = _read_json(path)["combinations"] if path.exists() else []
+    return np.array(rows, np.int64)
+
+
 def write_result(
     workdir: Path, split: str, step: int, result: Mapping[str, Mapping[str, float]]
 ) -> None:
@@ -204,9 +224,9 @@ def write_result(
         _write_json(workdir / "result.json", content)
 
 
-def _write_json(path: Path, content: object) -> None:
+def _write_json(path: Path, content: object, indent: int | None = 2) -> None:
     partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(content, indent=2, ensure_ascii=False), "utf-8")
+    partial.write_text(json.dumps(content, indent=indent, ensure_ascii=False), "utf-8")
     partial.replace(path)
 
 

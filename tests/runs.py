@@ -46,7 +46,7 @@ def start(
 
 def finish(process: subprocess.Popen[str]) -> str:
     """Waits for a process that shall succeed, and returns what it printed."""
-    out, error = process.communicate(timeout=300)
+    out, error = process.communicate(timeout=900)
     assert process.returncode == 0, error[-2000:]
     return out
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from crl_jax import config as config_lib
 from crl_jax import config_check
-from crl_jax.data import source, stream
+from crl_jax.data import labels, source, stream
 from crl_jax.data.records import Records
 from crl_jax.errors import UserError
 
@@ -47,9 +47,9 @@ def test_batches_have_the_promised_shapes(small_config, augment):
     (batch,) = take(small_config, 1)
     assert batch["image"].shape == (8, 16, 16, 3)
     assert batch["image"].dtype == np.uint8
-    for labels in batch["labels"].values():
-        assert labels.shape == (8,)
-        assert labels.dtype == np.int32
+    for of_task in batch["labels"].values():
+        assert of_task.shape == (8,)
+        assert of_task.dtype == np.int32
 
 
 def test_resuming_at_a_step_gives_the_same_bits(small_config):
@@ -88,6 +88,17 @@ def test_sampling_by_class_against_expected_frequencies(plain, kind):
     np.testing.assert_allclose(found, weights / weights.sum(), atol=0.023)
     np.testing.assert_allclose((labels < 0).mean(), 1 / 14, atol=0.018)
     assert_same(batches[57:], take(plain, 3, first_step=57))
+
+
+def test_labels_are_read_from_the_shards_once(plain, monkeypatch):
+    data, _ = open_data(plain)
+    first = labels.read_labels(data, "train[1:9]")
+    (kept,) = Path(data.builder.data_dir).glob("labels-train%5B1*.npz")
+    with monkeypatch.context() as patch:
+        patch.setattr(labels, "Records", None)  # the shards cannot be read
+        assert_same(labels.read_labels(data, "train[1:9]"), first)
+    kept.write_bytes(kept.read_bytes()[:-30])
+    assert_same(labels.read_labels(data, "train[1:9]"), first)
 
 
 def test_sampling_needs_a_task_of_the_data(plain):

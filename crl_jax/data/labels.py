@@ -1,10 +1,16 @@
 """Every label of a split, without decoding a picture."""
 
+import contextlib
 import hashlib
 import os
-from collections.abc import Callable, Mapping, Sequence
+import re
+import urllib.parse
+import uuid
+import zipfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -36,6 +42,8 @@ class SplitLabels:
 def read_labels(source: Source, split: str) -> dict[str, np.ndarray]:
     """Returns the labels of a split, `{task: [N] int64}`, -1 where one is missing.
 
+    To find them costs reading all shards once; then they are kept beside the shards.
+
     Args:
       source: prepared data.
       split: a TFDS split string.
@@ -43,7 +51,37 @@ def read_labels(source: Source, split: str) -> dict[str, np.ndarray]:
     Raises:
       UserError: there is no such split, or it is empty or damaged.
     """
-    return _labels(source, _columns(source, split, _label_spec(source)))
+    spec, size = _label_spec(source), source.size(split)
+    name = urllib.parse.quote(split, safe="")
+    kept = Path(source.builder.data_dir) / f"labels-{name}.npz"
+    columns = _read_kept(kept, spec, size)
+    if columns is None:
+        columns = _columns(source, split, spec)
+        with contextlib.suppress(OSError):  # the next run then reads the shards again
+            _keep(kept, columns)
+    return _labels(source, columns)
+
+
+def _read_kept(path: Path, names: Iterable[str], size: int) -> Columns | None:
+    """Returns kept columns with these names, `[size]` each; None if there are none."""
+    try:
+        with path.open("rb") as file, np.load(file) as kept:
+            columns = {name: kept[name] for name in names}
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return None
+    whole = all(column.shape == (size,) for column in columns.values())
+    return columns if whole else None
+
+
+def _keep(path: Path, columns: Columns) -> None:
+    # Another process may be writing the same.
+    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
+    try:
+        with partial.open("wb") as file:
+            np.savez(file, allow_pickle=False, **columns)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def read_split(source: Source, split: str) -> SplitLabels:
@@ -72,6 +110,29 @@ def read_split(source: Source, split: str) -> SplitLabels:
         map(bytes.decode, columns["file"]) if named else map(str, range(len(pictures)))
     )
     return SplitLabels(_labels(source, columns), pictures, list(files))
+
+
+def combinations(source: Source, split: str) -> np.ndarray:
+    """Returns the label combinations among the examples that have all labels.
+
+    Of a manifest they are read from the list itself, where a part of a split such as
+    `train[:90%]` counts as the whole of it.
+
+    Args:
+      source: prepared data.
+      split: a TFDS split string.
+
+    Returns:
+      `[N, T]` int64, no two rows the same, in rising order.
+    """
+    if source.manifest is None:
+        labels = read_labels(source, split)
+    else:
+        names = set(re.findall(r"[a-z]+", split))
+        rows = np.isin(source.manifest.splits, list(names))
+        labels = {task: of[rows] for task, of in source.manifest.labels.items()}
+    table = np.stack([labels[task] for task in source.classes], axis=1)
+    return np.unique(table[np.all(table >= 0, axis=1)], axis=0).astype(np.int64)
 
 
 def _label_spec(source: Source) -> dict[str, tf.io.FixedLenFeature]:
