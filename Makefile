@@ -18,9 +18,12 @@ demo: $(VENV)/installed
 test: lint
 	$(BIN)/python -m pytest
 
-# Kills runs, damages files, throws in what it can; under half an hour.
+# Kills runs, damages files and throws in what it can: docs/reliability.md.
 faults: $(VENV)/installed
 	$(BIN)/python -m pytest -m "faults or not faults" $(FAULTS)
+
+FAULTS = $(addprefix tests/test_,any_input.py checkpoints.py disk.py killed.py \
+	left_out.py security.py stopping.py terminal.py)
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
