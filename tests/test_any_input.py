@@ -3,6 +3,9 @@
 import contextlib
 import csv
 import io
+import re
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -213,3 +216,13 @@ def test_the_fuzz_finds_what_there_is(monkeypatch, tmp_path):
     counts = fuzz.fuzz("manifest", seconds=0.5, findings=tmp_path)
     assert counts["findings"] > 0
     assert list(tmp_path.iterdir())
+
+
+def test_the_command_of_the_docs(tmp_path):
+    docs = (fuzz.PROJECT / "docs" / "reliability.md").read_text("utf-8")
+    (command,) = re.findall(r"^python (-m tests.fuzz .*) --minutes=10$", docs, re.M)
+    arguments = [*command.split(), "--minutes=0.01", f"--findings={tmp_path}"]
+    done = subprocess.run(
+        [sys.executable, *arguments], cwd=fuzz.PROJECT, capture_output=True, text=True
+    )
+    assert re.fullmatch(r"manifest: \d+ inputs: .*\n", done.stdout), done.stderr

@@ -93,6 +93,8 @@ def test_fields_are_set_from_text(name, text, value):
         ("model.depth", "many", r"depth is 'many'; it must be a whole number"),
         ("model.depth", "18.5", r"depth is 18.5; it must be a whole number"),
         ("model.depth", "19", r"depth is 19; it can be: 12, 18, 34, 50, 101, 152"),
+        ("model.depth", "{[]: 1}", r"depth is '{\[\]: 1}'; it must be a whole number"),
+        ("model.depth", "(" * 300, r"it must be a whole number"),
         ("model.width", "True", r"width is True; it must be a number"),
         ("model.width", "0", r"width is 0.*must be above 0"),
         ("model.width", "0.001", r"width is 0.001, which leaves no channel"),
