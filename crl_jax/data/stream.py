@@ -179,7 +179,8 @@ class _Batches:
                     raise
                 batches = self._from(step)
                 continue
-            yield self._told(batch)
+            self._tell(step, batch)
+            yield batch
             step += 1
 
     def _from(self, step: int) -> Iterator[Batch]:
@@ -222,15 +223,12 @@ class _Batches:
         features = _parse(self._source, record)
         encoded = features[self._source.image]
         image, decoded = self._left_out.decode(encoded, position, suspected)
-        labelled = decoded & (position != _NO_EXAMPLE)
+        good = decoded & (position != _NO_EXAMPLE)
         labels = _labels(self._source, features)
         return {
             "image": image,
-            "labels": {t: tf.where(labelled, label, -1) for t, label in labels.items()},
-            "file": features.get("file", tf.strings.as_string(number)),
-            "number": number,
-            "position": position,
-            "decoded": decoded,
+            "labels": {t: tf.where(good, label, -1) for t, label in labels.items()},
+            "file": tf.where(good, _name(features, number), ""),
         }
 
     def _finds_undecodable(self, step: int) -> bool:
@@ -247,18 +245,25 @@ class _Batches:
         ]
         return any(found)
 
-    def _told(self, batch: Batch) -> Batch:
-        """Tells of what could not be decoded; returns what a batch promises."""
-        numbers, decoded = batch.pop("number"), batch.pop("decoded")
-        named = decoded & (batch.pop("position") != _NO_EXAMPLE)
-        for i in np.flatnonzero(~decoded):
-            self._left_out.tell(int(numbers[i]), batch["file"][i].decode("utf-8"))
-        return batch | {"file": np.where(named, batch["file"], b"")}
+    def _tell(self, step: int, batch: Batch) -> None:
+        """Tells of what could not be decoded, if anything."""
+        nameless = np.flatnonzero(batch["file"] == b"")
+        if not len(nameless):
+            return
+        numbers, positions = self._numbers(tf.constant(step, tf.int64))
+        for i in nameless[positions.numpy()[nameless] != _NO_EXAMPLE]:
+            (record,) = self._records.read([numbers[i]])
+            name = _name(_parse(self._source, record), numbers[i])
+            self._left_out.tell(int(numbers[i]), name.numpy().decode("utf-8"))
 
 
 def _parse(source: Source, record: tf.Tensor) -> dict[str, tf.Tensor]:
     skip = {source.image: tfds.decode.SkipDecoding()}
     return source.builder.info.features.deserialize_example(record, decoders=skip)
+
+
+def _name(features: dict[str, tf.Tensor], number: tf.Tensor) -> tf.Tensor:
+    return features.get("file", tf.strings.as_string(number))
 
 
 def _labels(source: Source, features: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
