@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: install demo test lint docs clean
+.PHONY: install demo test faults lint docs clean
 
 install: $(VENV)/installed
 
@@ -21,6 +21,10 @@ demo: $(VENV)/installed
 
 test: lint
 	$(BIN)/python -m pytest
+
+# Kills runs, damages files, throws in what it can; under half an hour.
+faults: $(VENV)/installed
+	$(BIN)/python -m pytest -m "faults or not faults" $(FAULTS)
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

@@ -204,7 +204,8 @@ def run(main: Callable[[], None]) -> None:
 
     A run that a signal stopped exits with 128 plus its number, as shells have it.
     """
-    logging.set_verbosity(logging.ERROR)  # what libraries note is not for users
+    # What libraries note is not for users: their errors are raised, too.
+    logging.set_verbosity(logging.FATAL)
     try:
         main()
     except UserError as error:

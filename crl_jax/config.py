@@ -44,6 +44,7 @@ def default() -> ConfigDict:
         "uniform"  # or balanced, square_root, over the classes of ...
     )
     config.data.sampling_task = ""  # ... this task
+    config.data.max_undecodable = 0.05  # share of pictures that may be left out
     config.data.eval_crop = 0.875  # side of the centre crop, of the shorter side
     config.data.mean = (0.485, 0.456, 0.406)  # of the channels, on a 0-1 scale
     config.data.std = (0.229, 0.224, 0.225)  # likewise
