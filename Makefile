@@ -5,13 +5,17 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test faults lint clean
+.PHONY: install demo test faults lint docs clean
+
+install: $(VENV)/installed
 
 demo: $(VENV)/installed
 	$(BIN)/python -m crl_jax.main --config=configs/digits.py --workdir=runs/digits
 	@echo
 	@echo "The run is in runs/digits. Try next:"
 	@echo "  $(BIN)/python -m crl_jax.evaluate --workdir=runs/digits --predictions=predictions.csv"
+	@echo "  $(BIN)/python -m crl_jax.report --workdir=runs/digits"
+	@echo "  $(BIN)/python -m crl_jax.demo --workdir=runs/digits"
 	@echo "  $(BIN)/python -m crl_jax.summary --config=configs/vso.py"
 	@echo "  your own pictures: README.md, \"Your own pictures\""
 
@@ -36,5 +40,8 @@ $(VENV)/installed: requirements.txt
 	$(BIN)/python -m pip install --quiet --requirement requirements.txt
 	@touch $@
 
+docs: $(VENV)/installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) runs site

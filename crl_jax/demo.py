@@ -8,25 +8,20 @@ internet and reports to nobody; what is uploaded is deleted within 20 minutes.
 """
 
 import os
+import socket
 from pathlib import Path
 
 from crl_jax import cli
 from crl_jax.errors import UserError
 
-_MAX_FILE = "20mb"
 
-
-def launch(workdir: Path, host: str, port: int, wait: bool = True) -> str:
-    """Serves the page of a run.
+def serve(workdir: Path, host: str, port: int) -> None:
+    """Serves the page of a run until the process is stopped.
 
     Args:
       workdir: the run's folder.
       host: address to listen at.
       port: likewise.
-      wait: until the process is stopped; else the page lasts as long as the process.
-
-    Returns:
-      The page's address.
 
     Raises:
       UserError: Gradio is not installed, the port is taken, or there is no run.
@@ -35,39 +30,38 @@ def launch(workdir: Path, host: str, port: int, wait: bool = True) -> str:
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
     try:
-        from crl_jax import demo_page
+        import uvicorn
+
+        from crl_jax.inference import demo_page
     except ImportError as error:
         raise UserError(
             "The demo needs Gradio: install it with `pip install crl_jax[demo]`, or in "
             "a clone `pip install .[demo]`."
         ) from error
-    from crl_jax.prediction import load
+    from crl_jax.inference.prediction import load
     from crl_jax.terminal import console
 
-    page = demo_page.build(load(workdir), workdir.resolve().name)
-    try:
-        _, address, _ = page.launch(
-            server_name=host,
-            server_port=port,
-            share=False,
-            inbrowser=False,
-            quiet=True,
-            ssr_mode=False,
-            prevent_thread_lock=True,
-            max_file_size=_MAX_FILE,
-            footer_links=[],
-            theme=demo_page.THEME,
-            css=demo_page.CSS,
+    predictor = load(workdir)
+    with _listen(host, port) as listening:
+        app = demo_page.app(predictor, workdir.resolve().name)
+        # An open page keeps its connection; it is not waited for at the end.
+        config = uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1)
+        server = uvicorn.Server(config)
+        # Whoever asks before the server has started waits for it.
+        console.print(
+            f"The page is at http://{host}:{port} (Ctrl-C stops it).", soft_wrap=True
         )
+        server.run(sockets=[listening])
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        return socket.create_server((host, port))
     except OSError as error:
         raise UserError(
-            f"--host={host} --port={port} cannot be listened at ({error}): give "
-            "another --port."
+            f"--host={host} --port={port} cannot be listened at ({error.strerror}): "
+            "give another --port."
         ) from error
-    console.print(f"The page is at {address} (Ctrl-C stops it).", soft_wrap=True)
-    if wait:
-        page.block_thread()
-    return address
 
 
 def main() -> None:
@@ -82,7 +76,7 @@ def main() -> None:
     from crl_jax import devices
 
     devices.start()
-    launch(**vars(arguments))
+    serve(**vars(arguments))
 
 
 if __name__ == "__main__":

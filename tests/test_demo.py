@@ -22,7 +22,7 @@ from PIL import Image
 import crl_jax
 from crl_jax import demo
 from crl_jax.errors import UserError
-from crl_jax.grad_cam import grad_cam
+from crl_jax.inference.grad_cam import grad_cam
 from crl_jax.models import MultitaskResNet
 
 PROJECT = Path(__file__).parents[1]
@@ -75,6 +75,7 @@ def browser():
 def open_page(browser, address, width=1280):
     """Gives the page, and the list of what it asks for."""
     context = browser.new_context(viewport={"width": width, "height": 900})
+    context.set_default_timeout(120_000)
     page, asked = context.new_page(), []
     page.on("request", lambda request: asked.append(request.url))
     page.goto(address)
@@ -91,7 +92,7 @@ def photograph(solid_pictures):
 
 
 def answer_of(page):
-    page.wait_for_selector("#answer table", timeout=60_000)
+    page.wait_for_selector("#answer table", timeout=120_000)
     return page.inner_text("#answer")
 
 
@@ -144,7 +145,7 @@ def test_a_broken_picture_is_told_of_and_the_page_goes_on(
     broken.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
     with open_page(browser, address) as (page, _):
         page.set_input_files("#picture input[type=file]", broken)
-        page.get_by_text("This picture cannot be decoded").wait_for(timeout=60_000)
+        page.get_by_text("This picture cannot be decoded").wait_for(timeout=120_000)
     with open_page(browser, address) as (page, _):
         page.set_input_files("#picture input[type=file]", whole)
         assert "hue" in answer_of(page)
@@ -176,10 +177,13 @@ def test_uploads_are_bounded(address):
         refused.value.close()
 
 
-def test_mistakes_are_answered(trained, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "crl_jax.demo_page", None)
+def test_mistakes_are_answered(trained, address, monkeypatch):
+    port = int(address.rpartition(":")[2])
+    with pytest.raises(UserError, match=f"--port={port} cannot be listened at"):
+        demo.serve(trained[0], "127.0.0.1", port)
+    monkeypatch.setitem(sys.modules, "crl_jax.inference.demo_page", None)
     with pytest.raises(UserError, match=r"needs Gradio: .*crl_jax\[demo\]"):
-        demo.launch(trained[0], "127.0.0.1", 7860)
+        demo.serve(trained[0], "127.0.0.1", 7860)
 
 
 @pytest.mark.parametrize("branch_from", ["res5b", "head"])
@@ -225,7 +229,7 @@ def test_grad_cam_is_its_definition(branch_from):
 
 def test_spotlight_leaves_what_was_looked_at_and_dims_the_rest():
     need_gradio()
-    from crl_jax.demo_page import spotlight
+    from crl_jax.inference.demo_page import spotlight
 
     image = np.full((32, 32, 3), 200, np.uint8)
     shown = spotlight(image, np.array([[1.0, 0.0], [1.0, 0.0]]))

@@ -4,17 +4,19 @@ import functools
 from pathlib import Path
 from typing import Any
 
+import fastapi
 import gradio as gr
 import jax
 import numpy as np
 from PIL import Image
 
 from crl_jax.data import unlabelled
-from crl_jax.grad_cam import grad_cam
-from crl_jax.prediction import Prediction, Predictor
+from crl_jax.inference.grad_cam import grad_cam
+from crl_jax.inference.prediction import Prediction, Predictor
 from crl_jax.reports import page
 from crl_jax.reports.page import Child, element
 
+_MAX_FILE = "20mb"  # of an upload
 _SIDE = 320  # of the pictures that show where a task looked
 _DIM = 0.25  # brightness of what a task did not look at
 _ON, _OFF = "on", "off"
@@ -29,6 +31,25 @@ footer { display: none !important; }
   border: 0 solid var(--border-color-primary) !important;
   border-bottom-width: 1px !important; overflow-wrap: anywhere; }
 """
+
+
+def app(predictor: Predictor, title: str) -> fastapi.FastAPI:
+    """Returns the page as a web application.
+
+    Args:
+      predictor: the network.
+      title: of the page.
+    """
+    return gr.mount_gradio_app(
+        fastapi.FastAPI(docs_url=None, redoc_url=None, openapi_url=None),
+        build(predictor, title),
+        path="",
+        max_file_size=_MAX_FILE,
+        ssr_mode=False,
+        footer_links=[],
+        theme=THEME,
+        css=CSS,
+    )
 
 
 def build(predictor: Predictor, title: str) -> gr.Blocks:
