@@ -12,7 +12,6 @@ _TASK = "tasks.NAME."
 _OPTIONAL = {  # pages of the nav that are there only sometimes
     "results.md": "Results",
     "benchmarks.md": "Benchmarks",
-    "reliability.md": "Reliability",
 }
 
 
