@@ -5,6 +5,7 @@ import json
 import logging
 import shutil
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from jax import lax
 from orbax.checkpoint import checkpoint_managers as policies
 
 from crl_jax.errors import UserError
-from crl_jax.terminal import console
+from crl_jax.terminal import LONG, console
 
 
 class Checkpoints:
@@ -74,7 +75,14 @@ class Checkpoints:
           step: updates done.
           score: by which the best is chosen, higher is better; None: not evaluated.
         """
+        start = time.monotonic()
         self.wait()
+        if (waited := time.monotonic() - start) > LONG:
+            console.print(
+                f"Step {step:,} has waited {waited:.0f} s for the checkpoint before to "
+                "be written: is the disk slow?",
+                soft_wrap=True,
+            )
         if step == self.latest:
             return
         metrics = None if score is None else {"score": score}

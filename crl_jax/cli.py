@@ -194,7 +194,7 @@ def _set(config: ConfigDict, name: str, text: str) -> None:
     if not isinstance(expected, str):
         try:
             value = ast.literal_eval(text)
-        except (SyntaxError, ValueError):
+        except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):
             value = {"true": True, "false": False}.get(text.lower(), text)
     config_check.set_field(config, name, value)
 

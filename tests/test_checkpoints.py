@@ -79,8 +79,8 @@ def test_each_file_of_the_newest_checkpoint(saved, tmp_path, capsys):
     for i, name in enumerate(files_of_newest(saved)):
         damage = list(DAMAGE)[i % len(DAMAGE)]
         steps[name] = check_damage(saved, tmp_path / str(i), name, damage, rng, capsys)
-    assert set(steps.values()) == {3, 6}, "some files hold no more than notes"
-    assert all(step == 3 for name, step in steps.items() if "/d/" in str(name))
+    # Some files hold no more than notes.
+    assert set(steps.values()) == {3, 6}
 
 
 @pytest.mark.faults
