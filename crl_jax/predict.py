@@ -11,6 +11,7 @@ status is then 1.
 
 import argparse
 import dataclasses
+import os
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -75,7 +76,9 @@ def _predict(arguments: argparse.Namespace) -> int:
         found = predictor.predict(items, size)
         for name, prediction in zip(names, _with_bar(found, len(items)), strict=True):
             refused += prediction.error is not None
-            yield dataclasses.replace(prediction, file=name)
+            # Not every file name is UTF-8; what is printed must be.
+            printable = os.fsencode(name).decode("utf-8", "replace")
+            yield dataclasses.replace(prediction, file=printable)
 
     write = FORMATS[arguments.format]
     write(predictions(), predictor.classes, arguments.top, sys.stdout)

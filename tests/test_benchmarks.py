@@ -67,3 +67,14 @@ def test_vso_size_prints_its_table(tmp_path):
     ]
     assert "300 pictures of 48 px" in done.stdout
     assert len(list((tmp_path / "vso" / "images").glob("*/*.jpg"))) == 300
+
+
+def test_export_prints_the_speed_of_each_format(trained):
+    command = [sys.executable, "-m", "benchmarks.export", f"--workdir={trained[0]}"]
+    done = subprocess.run(
+        [*command, "--repeats=2"], cwd=PROJECT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    rows = re.findall(r"^\| (\w+) \| [\d,]+ \| [\d,]+ \|$", done.stdout, re.M)
+    assert {"native", "stablehlo", "saved_model"} <= set(rows)
+    assert ("onnx" in rows) != ("Without onnx: pip install" in done.stdout)

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import math
+import os
 import shutil
 import subprocess
 import sys
@@ -178,6 +179,18 @@ def test_json_and_jsonl_say_the_same(trained, folder, monkeypatch, capsys, tmp_p
     assert "not a whole" in bad["error"]
     _, text = run_predict(monkeypatch, capsys, *flags, "--format=jsonl")
     assert [json.loads(line) for line in text.splitlines()] == [good, bad]
+
+
+def test_a_file_name_that_is_no_text_is_printed(
+    trained, folder, monkeypatch, capsys, tmp_path
+):
+    odd = os.fsencode(tmp_path) + b"/caf\xe9.png"
+    with open(odd, "wb") as file:
+        file.write((folder / "20.png").read_bytes())
+    flags = (f"--workdir={trained[0]}", "--format=jsonl", tmp_path)
+    status, text = run_predict(monkeypatch, capsys, *flags)
+    assert status == 0
+    assert json.loads(text)["file"] == f"{tmp_path}/caf\ufffd.png"
 
 
 def test_csv_has_a_row_a_picture(predictor, folder):

@@ -173,14 +173,11 @@ class Predictor:
         top = np.max(scores, axis=1, keepdims=True)
         shares = 1 / np.sum(np.exp(scores - top), axis=1)
         return [
-            Joint(
-                {
-                    task: self.classes[task][label]
-                    for task, label in zip(
-                        self.classes, self._combinations[n], strict=True
-                    )
-                },
-                float(share),
-            )
+            Joint(self._names(self._combinations[n]), float(share))
             for n, share in zip(best, shares, strict=True)
         ]
+
+    def _names(self, labels: np.ndarray) -> dict[str, str]:
+        """Returns `{task: label}` of a combination, `[T]`."""
+        classes = zip(self.classes.items(), labels, strict=True)
+        return {task: names[label] for (task, names), label in classes}
