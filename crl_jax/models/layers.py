@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 
-from crl_jax.models import cpu
+from crl_jax.models import cpu, winograd
 
 Array = jax.Array
 Dtype = Any
@@ -19,8 +19,10 @@ Dtype = Any
 # Rectifiers", and in torchvision's ResNets.
 he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
-# Largest output, in pixels, that a CPU convolves as one matrix product of patches.
-_SMALL = 64
+# Largest output, in pixels, that a CPU convolves as one matrix product of patches, and
+# fewest channels for which Winograd's algorithm pays there (in float32; it would lose
+# digits of bfloat16).
+_SMALL, _WIDE = 64, 64
 
 
 def _on_cpu() -> bool:
@@ -46,6 +48,9 @@ def convolve(x: Array, kernel: Array, stride: int) -> Array:
         # The same numbers as a matrix product, which XLA runs much faster on CPU.
         multiply = cpu.matmul if _on_cpu() else jnp.dot
         return multiply(x[:, ::stride, ::stride], kernel[0, 0])
+    wide = min(kernel.shape[2:]) >= _WIDE and x.dtype == jnp.float32
+    if _on_cpu() and wide and (rows, columns, stride) == (3, 3, 1):
+        return winograd.convolve(x, kernel)
     pixels = math.ceil(x.shape[1] / stride) * math.ceil(x.shape[2] / stride)
     if _on_cpu() and pixels <= _SMALL:
         return cpu.convolve_patches(x, kernel, stride)
