@@ -24,6 +24,7 @@ Classes = Mapping[str, Sequence[str]]
 FREE = {
     "data.dir",
     "data.manifest",
+    "model.remat",
     "train.checkpoint_every",
     "train.eval_every",
     "train.log_every",

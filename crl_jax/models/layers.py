@@ -1,8 +1,10 @@
 """Convolution, pooling and ReLU, as the units use them; here the backend counts."""
 
+import contextlib
+import contextvars
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -25,8 +27,33 @@ he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 _SMALL, _WIDE = 64, 64
 
 
+_plain = contextvars.ContextVar("plain", default=False)
+
+
+@contextlib.contextmanager
+def plain() -> Iterator[None]:
+    """Traces layers as XLA's own operations in the block, whatever the backend.
+
+    For what is counted, or runs elsewhere; the numbers are the same.
+    """
+    token = _plain.set(True)
+    try:
+        yield
+    finally:
+        _plain.reset(token)
+
+
 def _on_cpu() -> bool:
-    return jax.default_backend() == "cpu"
+    return jax.default_backend() == "cpu" and not _plain.get()
+
+
+def compiler_options() -> dict[str, bool | str]:
+    """Returns what XLA must be told to compile the backward pass of a network.
+
+    XLA for CPUs takes optimisation barriers away before it looks for what is computed
+    twice; it would then keep what `nn.remat` means to compute again.
+    """
+    return {"xla_disable_hlo_passes": "cse_barrier_expander"} if _on_cpu() else {}
 
 
 def convolve(x: Array, kernel: Array, stride: int) -> Array:
