@@ -1,11 +1,11 @@
-# Two commands for a fresh machine: `make demo` and `make test`.
+# Two commands for a fresh machine: `make demo` and `make test`; `make bench` measures.
 # PYTHON is any Python from 3.11 on; the environment is made in .venv.
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint bench clean
 
 demo: $(VENV)/installed
 	$(BIN)/python -m crl_jax.main --config=configs/digits.py --workdir=runs/digits
@@ -22,6 +22,13 @@ lint: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+bench: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --requirement benchmarks/requirements.txt
+	mkdir -p runs/bench
+	for name in step tasks scaling startup input; do \
+	  $(BIN)/python -m benchmarks.$$name --json=runs/bench/$$name.json || exit 1; \
+	done
 
 $(VENV)/installed: requirements.txt
 	$(PYTHON) -m venv $(VENV)
