@@ -188,7 +188,8 @@ def network_gradient(
 
 def compiled(function: Callable[..., Any], *inputs: Any) -> Program:
     """Returns the function of these inputs, compiled."""
-    program = jax.jit(function).lower(*inputs).compile()
+    options = layers.options_to_train()
+    program = jax.jit(function, compiler_options=options).lower(*inputs).compile()
     return lambda: program(*inputs)
 
 

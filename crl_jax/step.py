@@ -227,7 +227,7 @@ def map_train_step(
         # The step says itself what crosses devices, so that `pmap` can run it too.
         check_vma=False,
     )
-    options = layers.compiler_options()
+    options = layers.options_to_train()
     return jax.jit(mapped, donate_argnums=0, compiler_options=options)
 
 

@@ -47,13 +47,22 @@ def _on_cpu() -> bool:
     return jax.default_backend() == "cpu" and not _plain.get()
 
 
-def compiler_options() -> dict[str, bool | str]:
-    """Returns what XLA must be told to compile the backward pass of a network.
+# What XLA must be told for programs that hold a network.
+CompilerOptions = dict[str, bool | int | str]
+
+
+def options_to_train() -> CompilerOptions:
+    """Returns the options of programs with a backward pass.
 
     XLA for CPUs takes optimisation barriers away before it looks for what is computed
     twice; it would then keep what `nn.remat` means to compute again.
     """
     return {"xla_disable_hlo_passes": "cse_barrier_expander"} if _on_cpu() else {}
+
+
+def options_to_run_once() -> CompilerOptions:
+    """Returns the options of programs that take longer to compile than to run."""
+    return {"xla_backend_optimization_level": 1} if _on_cpu() else {}
 
 
 def convolve(x: Array, kernel: Array, stride: int) -> Array:
