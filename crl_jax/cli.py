@@ -146,9 +146,26 @@ def load_config(
     return config_check.check(config)
 
 
+def _find_config_file(file: Path) -> Path:
+    """Returns a file, or else the one of this name among those of this package."""
+    if file.is_file():
+        return file
+    package = Path(__file__).parent
+    # Beside the package in a clone, in it where it was installed.
+    folders = (package.parent / "configs", package / "configs")
+    if file.parent in (Path(), Path("configs")):
+        for folder in folders:
+            if (found := folder / f"{file.stem}.py").is_file():
+                return found
+    shipped = {path.stem for folder in folders for path in folder.glob("[!_]*.py")}
+    raise UserError(
+        f"--config={file}: there is no such file. Those that come with this package "
+        f"are {', '.join(f'configs/{name}.py' for name in sorted(shipped))}."
+    )
+
+
 def _run_config_file(file: Path) -> ConfigDict:
-    if not file.is_file():
-        raise UserError(f"--config={file}: there is no such file.")
+    file = _find_config_file(file)
     try:
         get_config = runpy.run_path(str(file)).get("get_config", lambda: None)
         config = get_config()
@@ -177,7 +194,7 @@ def _set(config: ConfigDict, name: str, text: str) -> None:
     if not isinstance(expected, str):
         try:
             value = ast.literal_eval(text)
-        except (SyntaxError, ValueError):
+        except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):
             value = {"true": True, "false": False}.get(text.lower(), text)
     config_check.set_field(config, name, value)
 
@@ -187,7 +204,8 @@ def run(main: Callable[[], None]) -> None:
 
     A run that a signal stopped exits with 128 plus its number, as shells have it.
     """
-    logging.set_verbosity(logging.ERROR)  # what libraries note is not for users
+    # What libraries note is not for users: their errors are raised, too.
+    logging.set_verbosity(logging.FATAL)
     try:
         main()
     except UserError as error:

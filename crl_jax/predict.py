@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from crl_jax import cli
 
 if TYPE_CHECKING:
-    from crl_jax.prediction import Prediction
+    from crl_jax.inference.prediction import Prediction
 
 _STDIN = "-"
 
@@ -56,11 +56,11 @@ def _predict(arguments: argparse.Namespace) -> int:
     # JAX and TensorFlow are imported only once the arguments are right.
     from crl_jax import devices
     from crl_jax.data import unlabelled
-    from crl_jax.prediction import Predictor
-    from crl_jax.prediction_formats import FORMATS
+    from crl_jax.inference.prediction import load
+    from crl_jax.inference.prediction_formats import FORMATS
 
     devices.start()
-    predictor = Predictor(arguments.workdir)
+    predictor = load(arguments.workdir)
     names: list[str] = []
     for name in arguments.pictures:
         paths = [name] if name == _STDIN else unlabelled.find([Path(name).expanduser()])

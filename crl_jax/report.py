@@ -29,8 +29,9 @@ def write_report(workdir: Path, prepared: "Evaluation", out: Path) -> None:
     Raises:
       UserError: the file cannot be written.
     """
-    from crl_jax import costs, page, report_page
-    from crl_jax.findings import Findings
+    from crl_jax import costs
+    from crl_jax.reports import page, run_page
+    from crl_jax.reports.findings import Findings
 
     trained = prepared.trained
     run = trained.run
@@ -49,17 +50,17 @@ def write_report(workdir: Path, prepared: "Evaluation", out: Path) -> None:
     sizes = {task: len(names) for task, names in run.classes.items()}
     variants = costs.variants(run.config)
     sections = [
-        report_page.curves(workdir, list(run.classes)),
-        report_page.classes(findings),
-        report_page.grid(findings),
-        report_page.cross_weights(trained),
-        report_page.pictures(findings),
-        report_page.calibration(findings),
-        report_page.cost({n: costs.cost(c, sizes) for n, c in variants.items()}, speed),
-        report_page.settings(trained),
+        run_page.curves(workdir, list(run.classes)),
+        run_page.classes(findings),
+        run_page.grid(findings),
+        run_page.cross_weights(trained),
+        run_page.pictures(findings),
+        run_page.calibration(findings),
+        run_page.cost({n: costs.cost(c, sizes) for n, c in variants.items()}, speed),
+        run_page.settings(trained),
     ]
     name = workdir.resolve().name
-    heading = report_page.overview(name, trained, prepared.split, result)
+    heading = run_page.overview(name, trained, prepared.split, result)
     text = page.with_sections(f"{name}: report", heading, filter(None, sections))
     try:
         out.write_text(text, "utf-8")

@@ -14,6 +14,7 @@ from typing import Any
 import jax
 from jax.experimental import multihost_utils
 
+from crl_jax import workdir
 from crl_jax.errors import Stopped, UserError
 from crl_jax.step import Report
 from crl_jax.terminal import console
@@ -51,20 +52,20 @@ class StopRequest:
             return multihost_utils.reached_preemption_sync_point(step)
         return self._signal is not None
 
-    def stopped(self, step: int, saved: int | None, workdir: Path) -> Stopped:
+    def stopped(self, step: int, saved: int | None, folder: Path) -> Stopped:
         """Returns what to raise.
 
         Args:
           step: the last one that was done.
           saved: step of the newest checkpoint.
-          workdir: the run's folder.
+          folder: of the run.
         """
         name = self._signal.name if self._signal else "a signal"
         which = (
             "which is saved" if saved == step else f"of which {saved or 0:,} are saved"
         )
         return Stopped(
-            f"Stopped by {name} after step {step:,}, {which} in {workdir}. The same "
+            f"Stopped by {name} after step {step:,}, {which} in {folder}. The same "
             "command goes on there.",
             self._signal or signal.SIGTERM,
         )
@@ -103,12 +104,12 @@ def broken_tasks(report: Report) -> list[str]:
 
 
 def stop_at_broken_step(
-    workdir: Path, step: int, report: Report, files: list[str]
+    folder: Path, step: int, report: Report, files: list[str]
 ) -> UserError:
     """Writes down a step whose loss or gradient is no number; returns what to raise.
 
     Args:
-      workdir: where `broken_step.json` goes; the state before the step is saved there.
+      folder: where `broken_step.json` goes; the state before the step is saved there.
       step: number of the step.
       report: of the step.
       files: names of the pictures of its batch.
@@ -116,8 +117,9 @@ def stop_at_broken_step(
     tasks = broken_tasks(report)
     losses = {task: repr(float(x)) for task, x in report["losses"].items()}
     content: dict[str, Any] = {"step": step, "losses": losses, "files": files}
-    path = workdir / "broken_step.json"
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False), "utf-8")
+    path = folder / "broken_step.json"
+    with workdir.writing(folder):
+        path.write_text(json.dumps(content, indent=2, ensure_ascii=False), "utf-8")
     what = f"loss of {', '.join(tasks)}" if tasks else "gradient"
     return UserError(
         f"The {what} is infinite or no number at step {step:,}; the state before it is "

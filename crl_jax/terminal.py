@@ -16,7 +16,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-_LONG = 30.0  # seconds that a step may wait before it is told
+LONG = 30.0  # seconds that a step may wait before it is told
 
 # Names of files and classes are printed as they are, brackets and colons too.
 console = Console(highlight=False, markup=False, emoji=False)
@@ -114,12 +114,12 @@ class TrainingProgress:
 
         def tell() -> None:
             console.print(
-                f"Step {step:,} has waited {_LONG:.0f} s for its pictures: is the disk "
+                f"Step {step:,} has waited {LONG:.0f} s for its pictures: is the disk "
                 "slow, or away?",
                 soft_wrap=True,
             )
 
-        start, timer = time.monotonic(), threading.Timer(_LONG, tell)
+        start, timer = time.monotonic(), threading.Timer(LONG, tell)
         timer.daemon = True
         timer.start()
         try:

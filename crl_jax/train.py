@@ -162,9 +162,10 @@ def _train(
         result = evaluation.evaluate_batches(
             eval_step, best_state.evaluated, test, mesh, tasks
         )
+        evaluation.print_result(result, split, best)
         if devices.is_first():
             workdir.write_result(folder, split, best, result)
-    evaluation.print_result(result, split, best)
+        checkpoints.check_saved(schedule.steps)
     return result
 
 

@@ -1,5 +1,6 @@
 """A run's folder: `config.json`, `classes.json`, `data.json`, `result.json`."""
 
+import errno
 import fcntl
 import json
 import os
@@ -24,6 +25,7 @@ Classes = Mapping[str, Sequence[str]]
 FREE = {
     "data.dir",
     "data.manifest",
+    "data.max_undecodable",
     "model.remat",
     "train.checkpoint_every",
     "train.eval_every",
@@ -68,19 +70,25 @@ def claim(workdir: Path, run: Run) -> Iterator[None]:
             if content["data"][name]:
                 content["data"][name] = str(Path(content["data"][name]).resolve())
         classes = {task: list(names) for task, names in run.classes.items()}
-        try:
+        with writing(workdir):
             _write_json(workdir / "classes.json", classes)
             _write_json(workdir / "data.json", {"identity": run.data})
             _write_json(workdir / "config.json", content)
-        except OSError as error:
-            raise _unwritable(workdir, error) from error
         yield
 
 
-def _unwritable(workdir: Path, error: OSError) -> UserError:
-    return UserError(
-        f"--workdir={workdir} cannot be written: {error.strerror}. Give another one."
-    )
+@contextmanager
+def writing(workdir: Path) -> Iterator[None]:
+    """Turns what the disk refuses in the block into a `UserError`."""
+    try:
+        yield
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        mend = "Make room on its disk, or give" if full else "Give"
+        raise UserError(
+            f"--workdir={workdir} cannot be written: {error.strerror}. {mend} another "
+            "one."
+        ) from error
 
 
 @contextmanager
@@ -88,11 +96,9 @@ def _lock(workdir: Path) -> Iterator[None]:
     """Keeps other runs out of `workdir`, until the block or the process ends."""
     if workdir.exists() and not workdir.is_dir():
         raise UserError(f"--workdir={workdir} is a file; give a folder.")
-    try:
+    with writing(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
         file = (workdir / "lock").open("a+")
-    except OSError as error:
-        raise _unwritable(workdir, error) from error
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -215,7 +221,8 @@ def write_result(
         for task, values in result.items()
     }
     content = {"split": split, "step": step, "result": numbers}
-    _write_json(workdir / "result.json", content)
+    with writing(workdir):
+        _write_json(workdir / "result.json", content)
 
 
 def _write_json(path: Path, content: object, indent: int | None = 2) -> None:

@@ -15,11 +15,11 @@ PROJECT = Path(__file__).parents[1]
 
 
 def start(
-    directory: Path, *overrides: str, devices: int = 1, **environment: str
+    directory: Path, *overrides: str, device_count: int = 1, **environment: str
 ) -> subprocess.Popen[str]:
     """Starts `crl_jax.main` with a tiny network on some CPU devices."""
     flags = (
-        f"--xla_force_host_platform_device_count={devices} "
+        f"--xla_force_host_platform_device_count={device_count} "
         "--xla_backend_optimization_level=0"
     )
     command = [sys.executable, "-m", "crl_jax.main", "--config=configs/manifest.py"]
@@ -46,7 +46,7 @@ def start(
 
 def finish(process: subprocess.Popen[str]) -> str:
     """Waits for a process that shall succeed, and returns what it printed."""
-    out, error = process.communicate(timeout=300)
+    out, error = process.communicate(timeout=900)
     assert process.returncode == 0, error[-2000:]
     return out
 

@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from crl_jax import charts, devices, page, report, report_page
+from crl_jax import devices, report
 from crl_jax import trained as trained_lib
-from crl_jax.findings import BINS, Findings
+from crl_jax.reports import charts, page, run_page
+from crl_jax.reports.findings import BINS, Findings
 
 CLASSES = {"hue": ("dark", "light"), "number": ("<b>one</b>", "two & more", "three")}
 
@@ -134,10 +135,10 @@ def test_best_and_worst_are_ordered_by_the_probability_of_the_labels(
 
 def test_names_are_escaped_wherever_they_stand(findings):
     sections = [
-        report_page.classes(findings),
-        report_page.grid(findings),
-        report_page.pictures(findings),
-        report_page.calibration(findings),
+        run_page.classes(findings),
+        run_page.grid(findings),
+        run_page.pictures(findings),
+        run_page.calibration(findings),
     ]
     text = page.with_sections("<b>run</b>", ["<u>heading</u>"], sections)
     reader = Reader(text)
@@ -173,7 +174,7 @@ def test_learned_cross_weights_are_shown_by_target_and_source(trained, kind):
     weights = {"res5b_cross": {"weight": np.stack([unit, 3 * unit])}}
     run = dataclasses.replace(loaded.run, config=config)
     shown = dataclasses.replace(loaded, run=run, variables={"params": weights})
-    _, body = report_page.cross_weights(shown)
+    _, body = run_page.cross_weights(shown)
     texts = Reader(page.page("", *body)).texts
     spread = {"channel": (" ± 0.250", " ± 0.750")}.get(kind, ("", ""))
     assert [t for t in texts if re.fullmatch(r"1|\d\.\d{3}.*", t)] == [

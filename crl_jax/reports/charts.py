@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from crl_jax.page import Element, element
+from crl_jax.reports.page import Element, element
 
 # All lengths are in units of the drawing, about a pixel each.
 _WIDTH, _HEIGHT = 340, 200

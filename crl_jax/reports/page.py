@@ -105,8 +105,12 @@ def page(title: str, *body: Child) -> str:
         element("style", _STYLE),
     )
     html = element("html", head, element("body", *body), lang="en")
-    text = ElementTree.tostring(html, encoding="unicode", method="html")
-    return f"<!doctype html>\n{text}\n"
+    return f"<!doctype html>\n{to_text(html)}\n"
+
+
+def to_text(html: Element) -> str:
+    """Returns an element as HTML."""
+    return ElementTree.tostring(html, encoding="unicode", method="html")
 
 
 def with_sections(

@@ -1,5 +1,6 @@
 """What a trained network says of pictures, for all tasks and for all at once."""
 
+import dataclasses
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,11 +10,12 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
-from crl_jax import devices, step, workdir
+from crl_jax import devices, step, trained, workdir
 from crl_jax.data import unlabelled
 from crl_jax.models.network import DATA_AXIS
-from crl_jax.trained import Trained, load
+from crl_jax.trained import Trained
 
 Ranked = list[tuple[str, float]]
 
@@ -60,24 +62,38 @@ class Prediction:
         return [(self.classes[task][k], float(probabilities[k])) for k in best]
 
 
+def load(directory: str | os.PathLike[str]) -> "Predictor":
+    """Returns the network of the best checkpoint of the run in `directory`.
+
+    Raises:
+      UserError: there is no run, or no checkpoint.
+    """
+    folder, mesh = Path(directory), devices.make_mesh()
+    combinations = workdir.read_combinations(folder)
+    return Predictor(trained.load(folder, mesh), combinations, mesh)
+
+
 class Predictor:
-    """A trained network that answers for pictures; `crl_jax.load` makes it.
+    """A trained network that answers for pictures; `load` makes it.
 
     Attributes:
       trained: the network, and what it was trained on.
     """
 
-    def __init__(self, directory: str | os.PathLike[str]) -> None:
-        """Loads the best checkpoint of the run in `directory`.
+    def __init__(self, trained: Trained, combinations: np.ndarray, mesh: Mesh) -> None:
+        self.trained, self._combinations, self._mesh = trained, combinations, mesh
+        eval_step = step.make_eval_step(trained.network)
+        self._eval_step = step.map_eval_step(eval_step, mesh)
 
-        Raises:
-          UserError: there is no run, or no checkpoint.
+    def without_cross_residuals(self) -> "Predictor":
+        """Returns the same network, its variables as they are, where nothing crosses.
+
+        It was not trained so: this shows what its cross-residuals carry, and not how
+        good a plain multitask network would be.
         """
-        self._mesh = devices.make_mesh()
-        self.trained: Trained = load(Path(directory), self._mesh)
-        network = self.trained.network
-        self._eval_step = step.map_eval_step(step.make_eval_step(network), self._mesh)
-        self._combinations = workdir.read_combinations(Path(directory))
+        network = self.trained.network.clone(cross_init=0.0, cross_learned=False)
+        trained = dataclasses.replace(self.trained, network=network)
+        return Predictor(trained, self._combinations, self._mesh)
 
     @property
     def classes(self) -> Mapping[str, Sequence[str]]:

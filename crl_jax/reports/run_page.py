@@ -9,11 +9,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from crl_jax import charts, config, metrics, page
+from crl_jax import config, metrics
 from crl_jax.costs import Cost
-from crl_jax.findings import Answer, Findings
 from crl_jax.models.network import branched_layers, layer_names
-from crl_jax.page import Child, Element, element
+from crl_jax.reports import charts, page
+from crl_jax.reports.findings import Answer, Findings
+from crl_jax.reports.page import Child, Element, element
 from crl_jax.terminal import percent
 from crl_jax.trained import Trained
 
