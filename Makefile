@@ -1,11 +1,11 @@
-# Two commands for a fresh machine: `make demo` and `make test`.
+# Two commands for a fresh machine: `make demo` and `make test`; `make bench` measures.
 # PYTHON is any Python from 3.11 on; the environment is made in .venv.
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: install demo test faults lint docs clean
+.PHONY: install demo test faults lint docs bench clean
 
 install: $(VENV)/installed
 
@@ -33,6 +33,13 @@ lint: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+bench: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --requirement benchmarks/requirements.txt
+	mkdir -p runs/bench
+	for name in step tasks scaling startup input; do \
+	  $(BIN)/python -m benchmarks.$$name --json=runs/bench/$$name.json || exit 1; \
+	done
 
 $(VENV)/installed: requirements.txt
 	$(PYTHON) -m venv $(VENV)

@@ -22,6 +22,7 @@ def default() -> ConfigDict:
     config.model.branch_from = "res5b"  # first unit that each task has for itself
     config.model.dtype = "float32"  # of the computation; parameters stay float32
     config.model.sync_batch_norm = False  # statistics over all devices, not each
+    config.model.remat = ()  # stages, 2 to 5, computed again in the backward pass
     config.model.cross = ConfigDict()
     config.model.cross.kind = "scalar"  # scalar, channel or conv (1x1)
     config.model.cross.init = 0.1  # weight of the other tasks' shortcuts; 0: M-ResNet

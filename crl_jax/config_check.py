@@ -175,6 +175,11 @@ def _check_values(config: ConfigDict) -> None:
             f"config.model.width is {config.model.width}, which leaves no channel of "
             "64; it must be at least 0.01."
         )
+    if not set(config.model.remat) <= {2, 3, 4, 5}:
+        raise UserError(
+            f"config.model.remat is {config.model.remat}; it can list the stages 2, 3, "
+            "4 and 5, whose activations are computed again to save memory."
+        )
     if not min(config.data.std) > 0:
         raise UserError(f"config.data.std is {config.data.std}; all must be above 0.")
     if not all(0 < share < 1 for share in config.optim.decay_at):

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from crl_jax import models
+from crl_jax.models import layers
 from crl_jax.models.network import branched_layers
 
 
@@ -84,7 +85,11 @@ def cost(config: ConfigDict, classes: Mapping[str, int]) -> Cost:
     one, two = (
         _bytes(jax.eval_shape(kept_for_backward, variables, images(n))) for n in (1, 2)
     )
-    forward: Any = jax.jit(network.apply).lower(variables, images(1))
+    # Of a function of its own, since a trace of `apply` may be at hand.
+    with layers.plain():
+        forward: Any = jax.jit(lambda *inputs: network.apply(*inputs)).lower(
+            variables, images(1)
+        )
     return Cost(
         shared=parameters["shared"],
         branch=parameters["branch"] // len(classes),

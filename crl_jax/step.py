@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from crl_jax import losses, metrics, optim
 from crl_jax.data import Batch
+from crl_jax.models import layers
 from crl_jax.models.network import DATA_AXIS, TASK_AXIS, MultitaskResNet
 from crl_jax.train_state import TrainState
 
@@ -226,7 +227,8 @@ def map_train_step(
         # The step says itself what crosses devices, so that `pmap` can run it too.
         check_vma=False,
     )
-    return jax.jit(mapped, donate_argnums=0)
+    options = layers.options_to_train()
+    return jax.jit(mapped, donate_argnums=0, compiler_options=options)
 
 
 def map_eval_step(

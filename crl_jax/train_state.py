@@ -12,6 +12,7 @@ from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
 from crl_jax import metrics
+from crl_jax.models import layers
 from crl_jax.models.network import TASK_AXIS, MultitaskResNet
 
 Array = jax.Array
@@ -98,7 +99,9 @@ def create(
     """Returns `create_state` on the devices, as `abstract` says, in one program."""
     places = jax.tree.map(lambda leaf: leaf.sharding, abstract)
     return jax.jit(
-        lambda: create_state(network, optimizer, config), out_shardings=places
+        lambda: create_state(network, optimizer, config),
+        out_shardings=places,
+        compiler_options=layers.options_to_run_once(),
     )()
 
 

@@ -26,6 +26,7 @@ FREE = {
     "data.dir",
     "data.manifest",
     "data.max_undecodable",
+    "model.remat",
     "train.checkpoint_every",
     "train.eval_every",
     "train.log_every",

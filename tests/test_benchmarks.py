@@ -1,11 +1,15 @@
 """Each benchmark runs, at its smallest size."""
 
+import importlib.util
 import json
 import math
+import os
 import re
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 PROJECT = Path(__file__).parents[1]
 
@@ -38,6 +42,70 @@ def test_input_says_that_a_folder_has_no_pictures(tmp_path):
     done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True)
     assert done.returncode == 2
     assert "there is no .jpg in it" in done.stderr
+
+
+TINY = ("--depth=12", "--size=16", "--batch=4")
+
+
+def run(name, tmp_path, *flags):
+    """Returns what a benchmark printed, and the JSON that it wrote."""
+    file = tmp_path / "measurements.json"
+    env = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}  # of these tests
+    command = [sys.executable, "-m", f"benchmarks.{name}", f"--json={file}", *flags]
+    done = subprocess.run(
+        command, cwd=PROJECT, env=env, capture_output=True, text=True, timeout=600
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout, json.loads(file.read_text())
+
+
+def assert_seconds(found, repeats):
+    """Every measurement was made, and took time."""
+    for seconds in found.values():
+        assert len(seconds) == repeats
+        assert all(0 < value < 600 for value in seconds)
+
+
+def test_step(tmp_path):
+    printed, found = run("step", tmp_path, *TINY, "--repeats=2")
+    works = {f"crl_jax {work}" for work in ("training", "evaluation")}
+    assert works <= set(found["seconds"])
+    assert ("Without PyTorch: pip install" in printed) == (
+        importlib.util.find_spec("torch") is None
+    )
+    assert_seconds(found["seconds"], 2)
+    assert found["forward_flops"] > 0
+
+
+def test_step_compares_the_same_network_in_pytorch(tmp_path):
+    """The benchmark itself raises where the logits are others."""
+    pytest.importorskip("torch", reason="benchmarks/requirements.txt has PyTorch")
+    _, found = run("step", tmp_path, *TINY, "--repeats=1")
+    works = {f"PyTorch {work}" for work in ("training", "evaluation")}
+    assert works <= set(found["seconds"])
+
+
+def test_tasks(tmp_path):
+    small = ("--width=0.125", "--tasks=2", "--counts", "1", "2")
+    printed, found = run("tasks", tmp_path, *TINY, *small, "--repeats=1")
+    assert "A task adds" in printed
+    assert set(found["crossed"]) == {"M-ResNet", "X-ResNet"}
+    for part in found.values():
+        assert_seconds(part, 1)
+
+
+def test_scaling(tmp_path):
+    meshes = ("--meshes", "1x1", "2x2")
+    _, found = run("scaling", tmp_path, *TINY, *meshes, "--repeats=1")
+    assert_seconds(found["seconds"], 1)
+    assert found["state_bytes"]["2x2"] < found["state_bytes"]["1x1"]
+
+
+def test_startup(tmp_path):
+    _, found = run("startup", tmp_path, *TINY, "--repeats=1")
+    assert_seconds(found["answers"], 1)
+    (cold,), (warm,) = found["starts"]["cold"], found["starts"]["warm"]
+    assert warm["compile the step"][1] < cold["compile the step"][1]  # of the CPU
 
 
 def test_vso_size_prints_its_table(tmp_path):

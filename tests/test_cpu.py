@@ -9,7 +9,7 @@ import pytest
 from flax import linen as nn
 from jax import lax
 
-from crl_jax.models import cpu, layers
+from crl_jax.models import cpu, layers, winograd
 
 
 def normal(*shape, seed=0):
@@ -66,6 +66,31 @@ def test_convolve_patches(size, stride, features):
     )
 
 
+@pytest.mark.parametrize("size", [(6, 8), (7, 5), (2, 1)])
+@pytest.mark.parametrize(("channels", "features"), [(3, 5), (5, 3)])
+def test_winograd(size, channels, features):
+    x = normal(2, *size, channels)
+    kernel = 0.2 * normal(3, 3, channels, features, seed=1)
+    assert_same(
+        winograd.convolve, lambda x, kernel: xla_convolve(x, kernel, 1), x, kernel
+    )
+
+
+def test_winograd_rounds_as_little_as_a_plain_convolution():
+    x, kernel = normal(2, 14, 14, 64), normal(3, 3, 64, 64, seed=1)
+    padded = np.pad(x.astype(np.float64), ((0, 0), (1, 1), (1, 1), (0, 0)))
+    exact = sum(
+        padded[:, i : i + 14, j : j + 14] @ kernel[i, j].astype(np.float64)
+        for i in range(3)
+        for j in range(3)
+    )
+    errors = [
+        np.abs(convolve(x, kernel) - exact).max()
+        for convolve in (winograd.convolve, lambda x, k: xla_convolve(x, k, 1))
+    ]
+    assert errors[0] < 2 * errors[1]
+
+
 @pytest.mark.parametrize("size", [(6, 8), (7, 5), (1, 1)])
 @pytest.mark.parametrize("stride", [1, 2])
 def test_max_pool(size, stride):
@@ -81,13 +106,19 @@ def test_max_pool_gives_the_gradient_to_the_first_of_equals():
     assert_same(lambda x: cpu.max_pool(x, 3, 2), lambda x: xla_max_pool(x, 3, 2), x)
 
 
-@pytest.mark.parametrize("size", [8, 20])
-def test_layers_compute_the_same_on_every_backend(size, monkeypatch):
+@pytest.mark.parametrize(("size", "channels"), [(8, 6), (20, 6), (20, 64)])
+def test_layers_compute_the_same_on_every_backend(size, channels):
     def outputs(x, kernel, narrow):
         pooled = layers.max_pool(layers.convolve(x, kernel, 1), 3, 2)
         return layers.convolve(pooled, narrow, 2)
 
-    inputs = normal(2, size, size, 3), normal(3, 3, 3, 6), normal(1, 1, 6, 4)
+    inputs = (
+        normal(2, size, size, channels),
+        normal(3, 3, channels, channels),
+        normal(1, 1, channels, 4),
+    )
     on_cpu = outputs(*inputs)
-    monkeypatch.setattr(layers, "_on_cpu", lambda: False)
-    np.testing.assert_allclose(outputs(*inputs), on_cpu, rtol=1e-4, atol=1e-5)
+    with layers.plain():
+        elsewhere = outputs(*inputs)
+    scale = float(jnp.abs(on_cpu).max())
+    np.testing.assert_allclose(elsewhere, on_cpu, rtol=0, atol=1e-6 * scale)

@@ -210,6 +210,29 @@ def test_masked_mean_is_over_all_devices_however_labels_are_spread():
     )
 
 
+@pytest.mark.parametrize("task_devices", [1, 2])
+def test_stages_computed_again_change_no_number_and_save_memory(task_devices):
+    def mapped(remat):
+        config, network, train_step, state = make(
+            **{"model.remat": remat, "train.task_devices": task_devices}
+        )
+        grid = np.array(jax.devices()[:task_devices]).reshape(1, task_devices)
+        mesh = Mesh(grid, (DATA_AXIS, TASK_AXIS))
+        optimizer = optim.make(config.optim, lambda _: 0.1, step.gradient_norm(network))
+        abstract = train_state.abstract_state(network, optimizer, config, mesh)
+        state = train_state.create(network, optimizer, config, abstract)
+        batch = put_batch(make_batch(), mesh)
+        specs = train_state.partition_specs(abstract)
+        program = step.map_train_step(train_step, mesh, specs).lower(state, batch)
+        program = program.compile()
+        return program.memory_analysis().temp_size_in_bytes, program(state, batch)
+
+    kept, (expected, _) = mapped(())
+    again, (state, _) = mapped((2, 3, 4, 5))
+    assert again < 0.9 * kept
+    assert_close(jax.device_get(expected), jax.device_get(state))
+
+
 def test_gradient_accumulation_matches_the_large_batch():
     """With the same batch statistics in each part, which equal parts have."""
     half = make_batch(8)

@@ -18,7 +18,7 @@ import numpy as np
 from flax import traverse_util
 
 from crl_jax.errors import UserError
-from crl_jax.models import MultitaskResNet
+from crl_jax.models import MultitaskResNet, layers
 from crl_jax.trained import Trained
 
 # What JAX's StableHLO programs run on; the same file serves them all.
@@ -28,7 +28,8 @@ _PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 def _probabilities(
     network: MultitaskResNet, variables: Any, image: jax.Array
 ) -> dict[str, jax.Array]:
-    logits: Any = network.apply(variables, image)
+    with layers.plain():  # for whatever the file will run on
+        logits: Any = network.apply(variables, image)
     return {task: jax.nn.softmax(logits[task]) for task in network.classes}
 
 

@@ -1,8 +1,10 @@
 """Convolution, pooling and ReLU, as the units use them; here the backend counts."""
 
+import contextlib
+import contextvars
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -10,7 +12,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 
-from crl_jax.models import cpu
+from crl_jax.models import cpu, winograd
 
 Array = jax.Array
 Dtype = Any
@@ -19,12 +21,48 @@ Dtype = Any
 # Rectifiers", and in torchvision's ResNets.
 he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
-# Largest output, in pixels, that a CPU convolves as one matrix product of patches.
-_SMALL = 64
+# Largest output, in pixels, that a CPU convolves as one matrix product of patches, and
+# fewest channels for which Winograd's algorithm pays there (in float32; it would lose
+# digits of bfloat16).
+_SMALL, _WIDE = 64, 64
+
+
+_plain = contextvars.ContextVar("plain", default=False)
+
+
+@contextlib.contextmanager
+def plain() -> Iterator[None]:
+    """Traces layers as XLA's own operations in the block, whatever the backend.
+
+    For what is counted, or runs elsewhere; the numbers are the same.
+    """
+    token = _plain.set(True)
+    try:
+        yield
+    finally:
+        _plain.reset(token)
 
 
 def _on_cpu() -> bool:
-    return jax.default_backend() == "cpu"
+    return jax.default_backend() == "cpu" and not _plain.get()
+
+
+# What XLA must be told for programs that hold a network.
+CompilerOptions = dict[str, bool | int | str]
+
+
+def options_to_train() -> CompilerOptions:
+    """Returns the options of programs with a backward pass.
+
+    XLA for CPUs takes optimisation barriers away before it looks for what is computed
+    twice; it would then keep what `nn.remat` means to compute again.
+    """
+    return {"xla_disable_hlo_passes": "cse_barrier_expander"} if _on_cpu() else {}
+
+
+def options_to_run_once() -> CompilerOptions:
+    """Returns the options of programs that take longer to compile than to run."""
+    return {"xla_backend_optimization_level": 1} if _on_cpu() else {}
 
 
 def convolve(x: Array, kernel: Array, stride: int) -> Array:
@@ -46,6 +84,9 @@ def convolve(x: Array, kernel: Array, stride: int) -> Array:
         # The same numbers as a matrix product, which XLA runs much faster on CPU.
         multiply = cpu.matmul if _on_cpu() else jnp.dot
         return multiply(x[:, ::stride, ::stride], kernel[0, 0])
+    wide = min(kernel.shape[2:]) >= _WIDE and x.dtype == jnp.float32
+    if _on_cpu() and wide and (rows, columns, stride) == (3, 3, 1):
+        return winograd.convolve(x, kernel)
     pixels = math.ceil(x.shape[1] / stride) * math.ceil(x.shape[2] / stride)
     if _on_cpu() and pixels <= _SMALL:
         return cpu.convolve_patches(x, kernel, stride)

@@ -93,6 +93,8 @@ class MultitaskResNet(nn.Module):
       mean, std: of the channels of a picture, on a 0-1 scale.
       dtype: of the computation; parameters and batch statistics are float32.
       batch_norm_axis: mapped axis over which batch statistics are averaged.
+      remat: stages, 2 to 5, whose units keep nothing but their input for the backward
+        pass and are computed again there: less memory for more time.
       task_devices: devices that T is divided over. With more than one the network runs
         mapped over `TASK_AXIS`, with the parameters of T / task_devices tasks on each.
     """
@@ -110,6 +112,7 @@ class MultitaskResNet(nn.Module):
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
     dtype: Any = jnp.float32
     batch_norm_axis: str | None = None
+    remat: tuple[int, ...] = ()
     task_devices: int = 1
 
     @property
@@ -152,7 +155,9 @@ class MultitaskResNet(nn.Module):
             for name in names:
                 stride = 2 if stage > 0 and name == names[0] else 1
                 unit = self._layer(
-                    unit_class, name in branched, input_is_shared=x.ndim == 4
+                    nn.remat(unit_class) if stage + 2 in self.remat else unit_class,
+                    name in branched,
+                    input_is_shared=x.ndim == 4,
                 )
                 unit = unit(
                     channels, stride=stride, norm=norm, name=name, **unit_settings
@@ -228,5 +233,6 @@ def build(config: ConfigDict, classes: Mapping[str, int]) -> MultitaskResNet:
         std=tuple(config.data.std),
         dtype=jnp.dtype(model.dtype),
         batch_norm_axis=DATA_AXIS if model.sync_batch_norm else None,
+        remat=tuple(model.remat),
         task_devices=config.train.task_devices,
     )

@@ -1,0 +1,247 @@
+"""How long X-ResNet's train step and evaluation take, beside PyTorch's.
+
+  python -m benchmarks.step
+
+Both frameworks compute the same network from the same weights, in turns, in one process
+and on all its cores, and the step is that of training: gradient and update. PyTorch
+needs `pip install -r benchmarks/requirements.txt`.
+"""
+
+import argparse
+import importlib.util
+import statistics
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from benchmarks import turns
+from crl_jax import (
+    cli,
+    config_check,
+    costs,
+    devices,
+    models,
+    optim,
+    step,
+    terminal,
+    train_state,
+)
+from crl_jax import config as config_lib
+from crl_jax.data import Batch
+
+CLASSES = {"noun": 167, "adjective": 117, "anp": 553}  # of the paper
+FRAMEWORKS = ("crl_jax", "PyTorch")
+PASSES = {"training": 3, "evaluation": 1}  # of the network, forwards or backwards
+
+Contestants = dict[str, Callable[[], object]]
+
+
+def main() -> None:
+    """Measures, and prints a table."""
+    verb = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = verb.add_argument
+    add("--depth", type=int, default=50)
+    add("--size", type=int, default=224, help="rows and columns of a picture")
+    add("--batch", type=int, default=8)
+    add("--repeats", type=int, default=11)
+    add("--json", type=Path, metavar="FILE", help="to write the measurements to")
+    arguments = verb.parse_args()
+
+    devices.start()
+    config = make_config(arguments.depth, arguments.size, arguments.batch)
+    batch = make_batch(arguments.batch, arguments.size)
+    contestants = jax_contestants(config, batch)
+    if importlib.util.find_spec("torch") is None:
+        print("Without PyTorch: pip install -r benchmarks/requirements.txt")
+    else:
+        contestants |= torch_contestants(config, batch)
+    seconds, cpu = turns.measure(contestants, arguments.repeats)
+    flops = costs.cost(config, CLASSES).flops * arguments.batch
+    show(seconds, cpu, flops, arguments)
+    turns.write(
+        arguments.json,
+        {"seconds": seconds, "cpu_seconds": cpu, "forward_flops": flops},
+    )
+
+
+def make_config(
+    depth: int,
+    size: int,
+    batch: int,
+    classes: Mapping[str, int] = CLASSES,
+    task_devices: int = 1,
+) -> ConfigDict:
+    """Returns the config of an X-ResNet."""
+    config = config_lib.default()
+    config.model.depth = depth
+    config.data.image_size = size
+    config.data.batch_size = batch
+    config.train.task_devices = task_devices
+    return config_check.with_tasks(config_check.check(config), classes)
+
+
+def make_batch(batch: int, size: int, classes: Mapping[str, int] = CLASSES) -> Batch:
+    """Returns random pictures and labels."""
+    rng = np.random.default_rng(0)
+    labels = {t: rng.integers(0, k, batch, np.int32) for t, k in classes.items()}
+    return {
+        "image": rng.integers(0, 256, (batch, size, size, 3), np.uint8),
+        "labels": labels,
+    }
+
+
+class Training:
+    """The very state, step and evaluation that a run uses."""
+
+    def __init__(
+        self, config: ConfigDict, classes: Mapping[str, int] = CLASSES
+    ) -> None:
+        self.mesh = devices.make_mesh(config.train.task_devices, len(classes))
+        self._config, self._network = config, models.build(config, classes)
+        self._optimizer = optim.make(
+            config.optim, lambda count: 0.01, step.gradient_norm(self._network)
+        )
+        self._abstract = train_state.abstract_state(
+            self._network, self._optimizer, config, self.mesh
+        )
+        self.train_step = step.map_train_step(
+            step.make_train_step(self._network, self._optimizer, config),
+            self.mesh,
+            train_state.partition_specs(self._abstract),
+        )
+        self.eval_step = step.map_eval_step(
+            step.make_eval_step(self._network),
+            self.mesh,
+            train_state.partition_specs(self._abstract.evaluated),
+        )
+
+    def create_state(self) -> train_state.TrainState:
+        """Returns the state before the first step."""
+        return train_state.create(
+            self._network, self._optimizer, self._config, self._abstract
+        )
+
+    def place(self, batch: Batch) -> Batch:
+        """Returns a batch, on the devices."""
+        return devices.put_batch(batch, self.mesh)
+
+
+def jax_contestants(config: ConfigDict, batch: Batch) -> Contestants:
+    """Returns a step, and an evaluation."""
+    run = Training(config)
+    state, placed = run.create_state(), run.place(batch)
+    variables = jax.tree.map(jnp.copy, state.evaluated)
+
+    def train() -> object:
+        nonlocal state
+        state, report = run.train_step(state, placed)
+        return report
+
+    return {
+        "crl_jax training": train,
+        "crl_jax evaluation": lambda: run.eval_step(variables, placed),
+    }
+
+
+def torch_contestants(config: ConfigDict, batch: Batch) -> Contestants:
+    """Returns the same in PyTorch, with the layout that is its fastest (NHWC)."""
+    import torch
+
+    from benchmarks.torch_network import TorchNetwork
+
+    torch.set_num_threads(turns.CORES)
+    images = torch.from_numpy(batch["image"]).permute(0, 3, 1, 2)
+    labels = {t: torch.from_numpy(v).long() for t, v in batch["labels"].items()}
+    network, variables = initial(config)
+
+    def new(training: bool) -> TorchNetwork:
+        copy: Any = TorchNetwork(network)
+        copy.load(variables)
+        return copy.to(memory_format=torch.channels_last).train(training)
+
+    trained, evaluated = new(True), new(False)
+    check_same(network, variables, batch, evaluated(images))
+    optimizer = torch.optim.SGD(
+        trained.parameters(), 0.01, momentum=0.9, weight_decay=1e-4
+    )
+    cross_entropy = torch.nn.functional.cross_entropy
+
+    def train() -> float:
+        optimizer.zero_grad()
+        logits = trained(images)
+        loss = torch.stack([cross_entropy(logits[t], labels[t]) for t in labels]).sum()
+        loss.backward()
+        optimizer.step()
+        return float(loss.detach())
+
+    def evaluate() -> float:
+        with torch.inference_mode():
+            logits = evaluated(images)
+            return sum(float(cross_entropy(logits[t], labels[t])) for t in labels)
+
+    return {"PyTorch training": train, "PyTorch evaluation": evaluate}
+
+
+def initial(config: ConfigDict) -> tuple[models.MultitaskResNet, Any]:
+    """Returns a network and variables for it, of which no scale is zero."""
+    network = models.build(config, CLASSES).clone(batch_norm_axis=None)
+    size = config.data.image_size
+    variables = jax.jit(network.init)(
+        jax.random.key(0), np.zeros((1, size, size, 3), np.uint8)
+    )
+    rng = np.random.default_rng(0)
+    return network, jax.tree.map(
+        lambda x: np.array(x) if x.ndim > 2 else rng.uniform(0.5, 1, x.shape), variables
+    )
+
+
+def check_same(
+    network: models.MultitaskResNet, variables: Any, batch: Batch, theirs: Any
+) -> None:
+    """Raises AssertionError where PyTorch's logits are others."""
+    ours: Any = jax.jit(network.apply)(variables, batch["image"])
+    for task in CLASSES:
+        expected = np.asarray(ours[task])
+        error = np.abs(theirs[task].detach().numpy() - expected).max()
+        assert error < 1e-3 * np.abs(expected).max(), (task, error)
+
+
+def show(
+    seconds: turns.Seconds,
+    cpu: turns.Seconds,
+    flops: float,
+    arguments: argparse.Namespace,
+) -> None:
+    """Prints medians, spread, speed, and the median over turns of PyTorch's time."""
+    rows = []
+    for work, passes in PASSES.items():
+        for framework in FRAMEWORKS:
+            name = f"{framework} {work}"
+            if name not in seconds:
+                continue
+            found = seconds[name]
+            row = [name, *turns.milliseconds(found)]
+            row += [f"{1e3 * statistics.median(cpu[name]):,.0f}"]
+            row += [f"{passes * flops / statistics.median(found) / 1e9:,.0f}"]
+            reference = seconds.get(f"PyTorch {work}")
+            row += [f"{turns.ratio(reference, found):.2f}" if reference else "–"]
+            rows.append(row)
+    terminal.print_table(
+        f"X-ResNet-{arguments.depth}, {len(CLASSES)} tasks, {arguments.size} px, "
+        f"batch {arguments.batch}, float32",
+        ["", "ms", "range", "CPU ms", "GFLOP/s", "PyTorch / it"],
+        rows,
+        f"{turns.CORES} cores; medians of {arguments.repeats}. A step counts as three "
+        "forward passes.",
+    )
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,39 @@
+"""How a process prepares JAX."""
+
+import platform
+import subprocess
+import sys
+
+import pytest
+
+# A program that takes 64 MiB for itself; prints how many pages a run of it touches for
+# the first time.
+PROGRAM = """
+import resource
+import sys
+
+import jax
+import jax.numpy as jnp
+
+from crl_jax import devices
+
+if "start" in sys.argv:
+    devices.start()
+x = jnp.arange(2.0**12)[:, None]
+program = jax.jit(lambda x: (jnp.sin(x * x.T) @ x).sum())
+for _ in range(3):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    jax.block_until_ready(program(x))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc alone is told so")
+def test_a_step_uses_the_memory_of_the_one_before():
+    def pages(*arguments):
+        command = [sys.executable, "-c", PROGRAM, *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        return int(done.stdout)
+
+    assert pages() > 10_000  # of 4 KiB
+    assert pages("start") < 100
