@@ -62,6 +62,9 @@ def default() -> ConfigDict:
     config.train.checkpoint_every = 0  # steps; an evaluation saves too; 0: only that
     config.train.best_by = "mean"  # best checkpoint: mean top-1, or a task's name
 
+    config.init = ConfigDict()
+    config.init["from"] = ""  # weights to start from: a file, or the folder of a run
+
     config.optim = ConfigDict()
     config.optim.name = "sgd"
     config.optim.learning_rate = 0.1  # at its highest, for the whole batch
