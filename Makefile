@@ -5,18 +5,26 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test lint clean
+.PHONY: install demo test faults lint docs clean
+
+install: $(VENV)/installed
 
 demo: $(VENV)/installed
 	$(BIN)/python -m crl_jax.main --config=configs/digits.py --workdir=runs/digits
 	@echo
 	@echo "The run is in runs/digits. Try next:"
 	@echo "  $(BIN)/python -m crl_jax.evaluate --workdir=runs/digits --predictions=predictions.csv"
+	@echo "  $(BIN)/python -m crl_jax.report --workdir=runs/digits"
+	@echo "  $(BIN)/python -m crl_jax.demo --workdir=runs/digits"
 	@echo "  $(BIN)/python -m crl_jax.summary --config=configs/vso.py"
 	@echo "  your own pictures: README.md, \"Your own pictures\""
 
 test: lint
 	$(BIN)/python -m pytest
+
+# Kills runs, damages files, throws in what it can; under half an hour.
+faults: $(VENV)/installed
+	$(BIN)/python -m pytest -m "faults or not faults" $(FAULTS)
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
@@ -29,5 +37,8 @@ $(VENV)/installed: requirements.txt
 	$(BIN)/python -m pip install --quiet --requirement requirements.txt
 	@touch $@
 
+docs: $(VENV)/installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) runs site

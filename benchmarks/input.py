@@ -140,7 +140,8 @@ def contestants(
         return stream.train_batches(data, config, 0)
 
     def evaluate() -> Iterator[stream.Batch]:
-        batches = stream.eval_batches(data, config, "train")
+        many = "+".join(["train"] * 100)  # so that starting is not what is measured
+        batches = stream.eval_batches(data, config, many)
         return itertools.chain.from_iterable(itertools.repeat(batches))
 
     everything = {

@@ -4,4 +4,29 @@ Jou and Chang, "Deep Cross Residual Learning for Multitask Visual Recognition",
 ACM Multimedia 2016, https://arxiv.org/abs/1604.01335.
 """
 
+import os
+import typing
+
+if typing.TYPE_CHECKING:
+    from crl_jax.prediction import Predictor
+
 __version__ = "0.1.0"
+
+
+def load(workdir: str | os.PathLike[str]) -> "Predictor":
+    """Returns the network of a run, which can be called with pictures.
+
+        predictor = crl_jax.load("runs/digits")
+        for prediction in predictor(["a.jpg", "b.jpg"]):
+            print(prediction.file, prediction.top("noun"), prediction.joint)
+
+    Args:
+      workdir: folder of a run that was trained.
+
+    Raises:
+      UserError: there is no run, or no checkpoint.
+    """
+    # JAX and TensorFlow take seconds to import; not everything needs them.
+    from crl_jax import prediction
+
+    return prediction.load(workdir)

@@ -1,7 +1,11 @@
 """Checkpoints of a run with Orbax: the latest two and the best."""
 
+import functools
 import json
+import logging
 import shutil
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +17,7 @@ from jax import lax
 from orbax.checkpoint import checkpoint_managers as policies
 
 from crl_jax.errors import UserError
-from crl_jax.terminal import console
+from crl_jax.terminal import LONG, console
 
 
 class Checkpoints:
@@ -28,8 +32,12 @@ class Checkpoints:
     def __init__(self, workdir: Path, read_only: bool = False) -> None:
         self._directory = (workdir / "checkpoints").resolve()
         self._read_only = read_only
+        _drop_late_answers()
         for folder in self._directory.glob("[0-9]*"):
             self._check_score(folder)
+        self._manager = self._open()
+
+    def _open(self) -> ocp.CheckpointManager:
         best = policies.BestN(
             get_metric_fn=_score, n=1, keep_checkpoints_without_metrics=False
         )
@@ -38,12 +46,10 @@ class Checkpoints:
             preservation_policy=policies.AnyPreservationPolicy(
                 [policies.LatestN(2), best]
             ),
-            read_only=read_only,
-            cleanup_tmp_directories=not read_only,
+            read_only=self._read_only,
+            cleanup_tmp_directories=not self._read_only,
         )
-        self._manager = ocp.CheckpointManager(
-            epath.Path(self._directory), options=options
-        )
+        return ocp.CheckpointManager(epath.Path(self._directory), options=options)
 
     @property
     def latest(self) -> int | None:
@@ -69,7 +75,14 @@ class Checkpoints:
           step: updates done.
           score: by which the best is chosen, higher is better; None: not evaluated.
         """
+        start = time.monotonic()
         self.wait()
+        if (waited := time.monotonic() - start) > LONG:
+            console.print(
+                f"Step {step:,} has waited {waited:.0f} s for the checkpoint before to "
+                "be written: is the disk slow?",
+                soft_wrap=True,
+            )
         if step == self.latest:
             return
         metrics = None if score is None else {"score": score}
@@ -135,7 +148,8 @@ class Checkpoints:
             self._set_aside(folder, error)
 
     def _set_aside(self, folder: Path, error: Exception) -> None:
-        reason = f"The checkpoint {folder} is damaged ({_first_line(error)})"
+        found = _first_line(error)[:200]
+        reason = f"The checkpoint {folder} is damaged ({found})"
         if self._read_only:
             raise UserError(
                 f"{reason}. Start its training again: it goes on from the one before."
@@ -154,15 +168,31 @@ class Checkpoints:
             self._tell_of_failure(error)
 
     def _tell_of_failure(self, error: Exception) -> None:
+        failure = (
+            f"A checkpoint could not be written to {self._directory} ({_reason(error)})"
+        )
+        if jax.process_count() > 1:
+            raise UserError(
+                f"{failure}. The same command goes on at the newest whole one."
+            ) from error
         for partial in self._directory.glob("*.orbax-checkpoint-tmp*"):
             shutil.rmtree(partial, ignore_errors=True)  # it may fill the disk
-        self._manager.reload()
+        # The old one would fail again each time.
+        self._manager = self._open()
         console.print(
-            f"A checkpoint could not be written to {self._directory} "
-            f"({_first_line(error)}). The run goes on; the newest whole one is of step "
+            f"{failure}. The run goes on; the newest whole one is of step "
             f"{self.latest or 0:,}.",
             soft_wrap=True,
         )
+
+    def check_saved(self, step: int) -> None:
+        """Raises UserError if the checkpoint of a run's last step was not written."""
+        if self.latest != step:
+            raise UserError(
+                f"The network of step {step:,} is lost: its checkpoint could not be "
+                f"written to {self._directory}. Once it can be, the same command goes "
+                f"on at step {self.latest or 0:,}."
+            )
 
     def close(self) -> None:
         """Waits, and lets go of the folder."""
@@ -174,8 +204,32 @@ def _score(metrics: Any) -> float:
     return metrics["score"]
 
 
+def _reason(error: Exception) -> str:
+    """Returns what the system said, at the end of what Orbax made of it."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return _first_line(error).partition(" [")[0].rpartition(": ")[2]
+
+
 def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0][:200]
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+
+@functools.cache
+def _drop_late_answers() -> None:
+    """Keeps quiet about arrays that fail after another one has.
+
+    Orbax raises the first failure and closes its event loop; of hundreds of arrays each
+    that ends later would print a traceback.
+    """
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    before = sys.unraisablehook
+
+    def hook(unraisable: "sys.UnraisableHookArgs") -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            before(unraisable)
+
+    sys.unraisablehook = hook
 
 
 @jax.jit

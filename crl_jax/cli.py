@@ -4,6 +4,7 @@ import argparse
 import ast
 import os
 import runpy
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -78,6 +79,15 @@ def add_workdir(verb: argparse.ArgumentParser, help_text: str) -> None:
     )
 
 
+def add_data_of_run(verb: argparse.ArgumentParser) -> None:
+    """Adds the flags that say on what, and how, a run is evaluated."""
+    add = verb.add_argument
+    add("--split", default="test", help="such as val, or train[:10%%]")
+    add("--batch_size", type=positive, help="over all devices; None: as in training")
+    add("--manifest", type=path, metavar="FILE", help="the run's, where it is now")
+    add("--data_dir", type=path, metavar="DIR", help="where its shards are now")
+
+
 def add_processes(verb: argparse.ArgumentParser) -> None:
     """Adds the flags that say which processes compute together."""
     group = verb.add_argument_group(
@@ -136,9 +146,26 @@ def load_config(
     return config_check.check(config)
 
 
+def _find_config_file(file: Path) -> Path:
+    """Returns a file, or else the one of this name among those of this package."""
+    if file.is_file():
+        return file
+    package = Path(__file__).parent
+    # Beside the package in a clone, in it where it was installed.
+    folders = (package.parent / "configs", package / "configs")
+    if file.parent in (Path(), Path("configs")):
+        for folder in folders:
+            if (found := folder / f"{file.stem}.py").is_file():
+                return found
+    shipped = {path.stem for folder in folders for path in folder.glob("[!_]*.py")}
+    raise UserError(
+        f"--config={file}: there is no such file. Those that come with this package "
+        f"are {', '.join(f'configs/{name}.py' for name in sorted(shipped))}."
+    )
+
+
 def _run_config_file(file: Path) -> ConfigDict:
-    if not file.is_file():
-        raise UserError(f"--config={file}: there is no such file.")
+    file = _find_config_file(file)
     try:
         get_config = runpy.run_path(str(file)).get("get_config", lambda: None)
         config = get_config()
@@ -176,7 +203,7 @@ def value_of(name: str, text: str) -> Any:
     if not isinstance(expected, str):
         try:
             value = ast.literal_eval(text)
-        except (SyntaxError, ValueError):
+        except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):
             value = {"true": True, "false": False}.get(text.lower(), text)
     return value
 
@@ -186,7 +213,8 @@ def run(main: Callable[[], None]) -> None:
 
     A run that a signal stopped exits with 128 plus its number, as shells have it.
     """
-    logging.set_verbosity(logging.ERROR)  # what libraries note is not for users
+    # What libraries note is not for users: their errors are raised, too.
+    logging.set_verbosity(logging.FATAL)
     try:
         main()
     except UserError as error:
@@ -195,6 +223,9 @@ def run(main: Callable[[], None]) -> None:
     except Stopped as stopped:
         print(stopped, file=sys.stderr)
         sys.exit(128 + stopped.number)
+    except BrokenPipeError:  # whoever read the output has had enough, such as head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
     except KeyboardInterrupt:
         print("Stopped.", file=sys.stderr)
         sys.exit(130)

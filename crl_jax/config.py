@@ -25,7 +25,7 @@ def default() -> ConfigDict:
     config.model.cross = ConfigDict()
     config.model.cross.kind = "scalar"  # scalar, channel or conv (1x1)
     config.model.cross.init = 0.1  # weight of the other tasks' shortcuts; 0: M-ResNet
-    config.model.cross.learned = False
+    config.model.cross.learned = False  # whether cross weights are parameters
 
     config.data = ConfigDict()
     config.data.manifest = ""  # a CSV: file,split,<task>,<task>,...
@@ -35,7 +35,7 @@ def default() -> ConfigDict:
     config.data.resize = 0  # largest shorter side of a picture in the shards; 0: any
     config.data.train_split = "train"  # TFDS split strings, such as train[:90%]
     config.data.val_split = "val"  # chooses the best checkpoint; empty: no choice
-    config.data.test_split = "test"
+    config.data.test_split = "test"  # evaluated at the end; empty: the val split
     config.data.image_size = 224  # rows and columns that the network sees
     config.data.batch_size = 128  # over all devices
     config.data.augment = "random_resized_crop"  # or pad_and_crop, none
@@ -44,16 +44,17 @@ def default() -> ConfigDict:
         "uniform"  # or balanced, square_root, over the classes of ...
     )
     config.data.sampling_task = ""  # ... this task
+    config.data.max_undecodable = 0.05  # share of pictures that may be left out
     config.data.eval_crop = 0.875  # side of the centre crop, of the shorter side
     config.data.mean = (0.485, 0.456, 0.406)  # of the channels, on a 0-1 scale
-    config.data.std = (0.229, 0.224, 0.225)
+    config.data.std = (0.229, 0.224, 0.225)  # likewise
 
     config.tasks = in_order()  # {task: settings as in `default_task`}
 
     config.train = ConfigDict()
     config.train.steps = 0  # length of the run; give steps or epochs
-    config.train.epochs = 0.0
-    config.train.seed = 0
+    config.train.epochs = 0.0  # the same as passes over the training pictures
+    config.train.seed = 0  # of first parameters, and of order and cuts of pictures
     config.train.accumulate = 1  # parts that a batch is computed in, to save memory
     config.train.task_devices = 1  # devices that the tasks' branches are divided over
     config.train.skip_nonfinite = False  # go on after a loss that is no number
@@ -66,17 +67,17 @@ def default() -> ConfigDict:
     config.init["from"] = ""  # weights to start from: a file, or the folder of a run
 
     config.optim = ConfigDict()
-    config.optim.name = "sgd"
+    config.optim.name = "sgd"  # or adamw
     config.optim.learning_rate = 0.1  # at its highest, for the whole batch
-    config.optim.schedule = "cosine"
+    config.optim.schedule = "cosine"  # or step, constant
     config.optim.warmup = 0.05  # share of the run with a linearly rising rate
     config.optim.decay_at = (0.5, 0.75)  # step schedule: shares of the run
     config.optim.decay_by = 0.1  # step schedule: factor at each
-    config.optim.momentum = 0.9
-    config.optim.nesterov = False
+    config.optim.momentum = 0.9  # of AdamW: its first beta
+    config.optim.nesterov = False  # look ahead by one update
     config.optim.weight_decay = 1e-4  # on kernels only
     config.optim.clip_norm = 0.0  # largest global norm of the gradient; 0: none
-    config.optim.label_smoothing = 0.0
+    config.optim.label_smoothing = 0.0  # share of a label that all classes get
     config.optim.ema = 0.0  # decay of the parameter average that is evaluated; 0: none
     return config
 

@@ -47,6 +47,7 @@ _NOT_NEGATIVE = (
 )
 _SHARES = (
     "data.eval_crop",
+    "data.max_undecodable",
     "optim.momentum",
     "optim.warmup",
     "optim.label_smoothing",

@@ -13,14 +13,9 @@ def main() -> None:
     """Reads the arguments and evaluates."""
     verb = cli.parser("evaluate", __doc__)
     cli.add_workdir(verb, "folder of a run that was trained")
+    cli.add_data_of_run(verb)
     add = verb.add_argument
-    add("--split", default="test", help="such as val, or train[:10%%]")
     add("--predictions", type=cli.path, metavar="FILE", help="a CSV to write")
-    add(
-        "--batch_size", type=cli.positive, help="over all devices; None: as in training"
-    )
-    add("--manifest", type=cli.path, metavar="FILE", help="the run's, where it is now")
-    add("--data_dir", type=cli.path, metavar="DIR", help="where its shards are now")
     arguments = cli.read(verb)
 
     from crl_jax import devices, evaluation

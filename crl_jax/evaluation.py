@@ -5,6 +5,7 @@ import errno
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from crl_jax import devices, metrics, step
 from crl_jax.data import Batch, source, stream
 from crl_jax.errors import UserError
 from crl_jax.terminal import percent, print_table
-from crl_jax.trained import load
+from crl_jax.trained import Trained, load
 from crl_jax.workdir import check_data
 
 _COLUMN_ENDS = ("", "_predicted", "_probability")  # of predictions, after the task
@@ -120,6 +121,69 @@ class PredictionsFile:
             self._partial.unlink()
 
 
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """A run's best checkpoint, before a split of its data.
+
+    Attributes:
+      trained: the checkpoint.
+      config: the run's, with its data where it is now.
+      source: prepared data.
+      split: of the data.
+      mesh: of the devices.
+    """
+
+    trained: Trained
+    config: ConfigDict
+    source: source.Source
+    split: str
+    mesh: Mesh
+
+    def run(
+        self, on_logits: Callable[[Batch, dict[str, jax.Array]], None] | None = None
+    ) -> metrics.Means:
+        """Returns what `evaluate_batches` does, whose `on_logits` it takes."""
+        batches = stream.eval_batches(self.source, self.config, self.split)
+        eval_step = step.map_eval_step(
+            step.make_eval_step(self.trained.network), self.mesh
+        )
+        tasks = list(self.trained.run.classes)
+        return evaluate_batches(
+            eval_step, self.trained.variables, batches, self.mesh, tasks, on_logits
+        )
+
+
+def prepare(
+    workdir: Path,
+    split: str,
+    batch_size: int | None = None,
+    manifest: Path | None = None,
+    data_dir: Path | None = None,
+) -> Evaluation:
+    """Returns the evaluation of the run in `workdir`; nothing is computed yet.
+
+    Args:
+      workdir: the run's folder.
+      split: of the run's data.
+      batch_size: over all devices, rounded up to a multiple of them; None: as in
+        training.
+      manifest: the run's, where it is not where it was in training.
+      data_dir: of the prepared shards, likewise.
+
+    Raises:
+      UserError: there is no run, no checkpoint, no such split, or other data.
+    """
+    mesh = devices.make_mesh()
+    trained = load(workdir, mesh)
+    config = _moved(trained.run.config, manifest, data_dir).unlock()
+    size = batch_size or config.data.batch_size
+    config.data.batch_size = math.ceil(size / mesh.size) * mesh.size
+    data = source.find_source(config)
+    check_data(workdir, trained.run, data.classes, data.identity)
+    data.check_split(split)
+    return Evaluation(trained, config, data.prepared(), split, mesh)
+
+
 def evaluate(
     workdir: Path,
     split: str,
@@ -134,35 +198,23 @@ def evaluate(
       workdir: the run's folder.
       split: of the run's data.
       predictions: where to write a row an example, if anywhere.
-      batch_size: over all devices, rounded up to a multiple of them; None: as in
-        training.
-      manifest: the run's, where it is not where it was in training.
-      data_dir: of the prepared shards, likewise.
+      batch_size: see `prepare`, as the next ones.
+      manifest: where it is now.
+      data_dir: where the shards are now.
 
     Raises:
-      UserError: there is no run, no checkpoint, no such split, or other data.
+      UserError: as `prepare` says, or a file that cannot be written.
     """
-    mesh = devices.make_mesh()
-    trained = load(workdir, mesh)
-    run, network = trained.run, trained.network
-    config = _moved(run.config, manifest, data_dir).unlock()
-    size = batch_size or config.data.batch_size
-    config.data.batch_size = math.ceil(size / mesh.size) * mesh.size
-    data = source.find_source(config)
-    check_data(workdir, run, data.classes, data.identity)
-    data.check_split(split)
-    batches = stream.eval_batches(data.prepared(), config, split)
-    eval_step = step.map_eval_step(step.make_eval_step(network), mesh)
+    evaluation = prepare(workdir, split, batch_size, manifest, data_dir)
+    trained = evaluation.trained
     with ExitStack() as stack:
         on_logits = None
         if predictions is not None:
             if jax.process_count() > 1:
                 raise UserError("--predictions is for one process: start one alone.")
-            file = stack.enter_context(PredictionsFile(predictions, run.classes))
-            on_logits = file.write
-        result = evaluate_batches(
-            eval_step, trained.variables, batches, mesh, list(run.classes), on_logits
-        )
+            file = PredictionsFile(predictions, trained.run.classes)
+            on_logits = stack.enter_context(file).write
+        result = evaluation.run(on_logits)
     print_result(result, split, trained.step)
     return result
 

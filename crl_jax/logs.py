@@ -2,12 +2,18 @@
 
 import contextlib
 import csv
+import io
 import os
+import platform
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tensorboardX import SummaryWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.record_writer import RecordWriter
+from tensorboardX.summary import scalar
 
+from crl_jax import workdir
 from crl_jax.terminal import console
 
 COLUMNS = ("loss", "top1", "top5", "mean_class")
@@ -21,34 +27,39 @@ class MetricsLog:
     `<task>_loss, <task>_top1, <task>_top5, <task>_mean_class` for each task, then
     `joint_top1`. Shares are between 0 and 1; an empty cell means that a number does not
     exist. A resumed run goes on after the row of the step it resumes from.
+
+    A disk that cannot be written does not stop the run: rows wait until it can. What is
+    there is never changed, but for what a kill has left half-written.
     """
 
-    def __init__(self, workdir: Path, tasks: Sequence[str], resumed_step: int) -> None:
-        self._path = workdir / "metrics.csv"
+    def __init__(self, folder: Path, tasks: Sequence[str], resumed_step: int) -> None:
+        """Opens the files; raises UserError if they cannot be written."""
+        self._path = folder / "metrics.csv"
         self._columns = ["step", "epoch", "split", "learning_rate", "skipped"]
         self._columns += [f"{task}_{name}" for task in tasks for name in COLUMNS]
         self._columns += ["joint_top1"]
-        self._drop_rows_after(resumed_step)
-        self._file = self._path.open("a", newline="", encoding="utf-8")
-        self._rows = csv.DictWriter(self._file, self._columns, extrasaction="ignore")
-        self._board = SummaryWriter(
-            str(workdir / "tensorboard"), purge_step=resumed_step + 1
-        )
+        self._waiting = b""
+        with workdir.writing(folder):
+            self._size = self._drop_rows_after(resumed_step)
+            self._board = _Board(folder / "tensorboard", resumed_step)
 
-    def _drop_rows_after(self, step: int) -> None:
-        """Keeps the rows up to `step`: later ones are going to be written again."""
+    def _drop_rows_after(self, step: int) -> int:
+        """Keeps the rows up to `step`; returns the size of the file in bytes."""
         kept = []
         if self._path.exists():
             with self._path.open(newline="", encoding="utf-8") as file:
-                # A row that a killed process left half-written has no last cell.
-                rows = (r for r in csv.DictReader(file) if None not in r.values())
-                kept = [row for row in rows if int(row["step"]) <= step]
+                # A row that a killed process left half-written has no line end.
+                whole = [line for line in file if line.endswith("\n")]
+            rows = csv.DictReader(whole)
+            kept = [row for row in rows if int(row["step"]) <= step]
         partial = self._path.with_suffix(".partial")
         with partial.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, self._columns)
             writer.writeheader()
             writer.writerows(kept)
+            size = file.tell()
         os.replace(partial, self._path)
+        return size
 
     def write(
         self,
@@ -75,41 +86,91 @@ class MetricsLog:
             for name, value in values.items()
             if name != "count" and value == value
         }
-        for name, value in numbers.items():
-            self._board.add_scalar(f"{split}/{name}", value, step)
-        self._board.add_scalar("learning_rate", learning_rate, step)
-        self._rows.writerow(
-            {
-                "step": step,
-                "epoch": round(epoch, 4),
-                "split": split,
-                "learning_rate": learning_rate,
-                "skipped": skipped,
-            }
-            | numbers
-        )
-        self.flush()
+        row = {
+            "step": step,
+            "epoch": round(epoch, 4),
+            "split": split,
+            "learning_rate": learning_rate,
+            "skipped": skipped,
+        }
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, self._columns, extrasaction="ignore")
+        writer.writerow(row | numbers)
+        self._append(text.getvalue().encode("utf-8"))
+        shown = {f"{split}/{name}": value for name, value in numbers.items()}
+        self._board.write(step, shown | {"learning_rate": learning_rate})
 
-    def flush(self) -> None:
-        """Hands the rows to the operating system.
-
-        What a full disk refuses stays in memory, and is tried again with the next row.
-        """
+    def _append(self, row: bytes) -> None:
+        """Writes a row and those that wait, or lets it wait with them."""
+        before = self._waiting
+        self._waiting += row
         try:
-            self._file.flush()
-            self._board.flush()
+            # Not "a": a part of a row may be there since the disk was full.
+            with self._path.open("r+b") as file:
+                file.seek(self._size)
+                file.write(self._waiting)
         except OSError as error:
+            if not before:
+                console.print(
+                    f"{self._path} cannot be written now ({error.strerror}). The run "
+                    "goes on; its rows wait.",
+                    soft_wrap=True,
+                )
+            return
+        self._size += len(self._waiting)
+        self._waiting = b""
+        if before:
+            console.print(f"{self._path} is written again.", soft_wrap=True)
+
+    def close(self) -> None:
+        """Closes the files, and tells of rows that could not be written."""
+        self._board.close()
+        if self._waiting:
+            rows = self._waiting.count(b"\n")
+            console.print(f"{self._path} lacks its last {rows:,} rows.", soft_wrap=True)
+
+
+class _Board:
+    """A TensorBoard file, which hides what earlier ones have of later steps."""
+
+    def __init__(self, folder: Path, resumed_step: int) -> None:
+        folder.mkdir(exist_ok=True)
+        now = time.time()
+        name = f"events.out.tfevents.{now:.0f}.{platform.node()}.{os.getpid()}"
+        # `SummaryWriter` writes in a thread; once that has met a full disk, a later
+        # call waits for it without end.
+        self._records: RecordWriter | None = RecordWriter(str(folder / name))
+        start = SessionLog(status=SessionLog.START)
+        for event in (
+            Event(wall_time=now, file_version="brain.Event:2"),
+            Event(wall_time=now, step=resumed_step + 1, session_log=start),
+        ):
+            self._records.write(event.SerializeToString())
+
+    def write(self, step: int, numbers: Mapping[str, float]) -> None:
+        """Writes a number a name; from the first failure on it writes none."""
+        if self._records is None:
+            return
+        now = time.time()
+        try:
+            for name, number in numbers.items():
+                event = Event(wall_time=now, step=step, summary=scalar(name, number))
+                self._records.write(event.SerializeToString())
+            self._records.flush()
+        except OSError as error:
+            self.close()
             console.print(
-                f"{self._path} cannot be written now: {error.strerror}. The run goes "
-                "on; its rows wait.",
+                f"TensorBoard's file cannot be written ({error.strerror}): no more of "
+                "it until the run is started again.",
                 soft_wrap=True,
             )
 
     def close(self) -> None:
-        """Closes both files."""
-        for file in (self._file, self._board):
-            with contextlib.suppress(OSError):  # `flush` told of it
-                file.close()
+        """Closes the file."""
+        if self._records is not None:
+            with contextlib.suppress(OSError):
+                self._records.close()
+            self._records = None
 
 
 class NoLog:

@@ -26,5 +26,10 @@ def main() -> None:
     train(config, workdir)
 
 
-if __name__ == "__main__":
+def command() -> None:
+    """Is what `crl-jax` runs."""
     cli.run(main)
+
+
+if __name__ == "__main__":
+    command()

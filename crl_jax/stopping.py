@@ -2,19 +2,22 @@
 
 import json
 import math
+import os
 import signal
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
 
+from crl_jax import workdir
 from crl_jax.errors import Stopped, UserError
 from crl_jax.step import Report
+from crl_jax.terminal import console
 
 # Ctrl-C; what Slurm, Kubernetes and clouds send before they kill; Slurm's --signal.
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
@@ -26,10 +29,22 @@ class StopRequest:
     def __init__(self) -> None:
         self._signal: signal.Signals | None = None
 
-    def _receive(self, number: int, _: FrameType | None) -> None:
-        if number == signal.SIGINT and self._signal is signal.SIGINT:
-            raise KeyboardInterrupt  # the second Ctrl-C: at once
-        self._signal = signal.Signals(number)
+    def listen(self, received: socket.socket) -> None:
+        """Takes the number of each signal from `received`, until it ends.
+
+        Python's own handlers wait for the end of what the main thread does outside of
+        Python, such as to compile for minutes; this thread does not.
+        """
+        while number := received.recv(1):
+            if number[0] not in SIGNALS:
+                continue
+            asked = signal.Signals(number[0])
+            if asked is signal.SIGINT and self._signal is signal.SIGINT:
+                console.show_cursor()  # which the progress bar hides
+                os._exit(128 + asked)  # the second Ctrl-C; a kill does no harm
+            again = "; once more leaves at once" if asked is signal.SIGINT else ""
+            console.print(f"{asked.name}: stopping after this step{again}.")
+            self._signal = asked
 
     def after(self, step: int) -> bool:
         """Whether to stop after `step`; the same in every process."""
@@ -37,12 +52,21 @@ class StopRequest:
             return multihost_utils.reached_preemption_sync_point(step)
         return self._signal is not None
 
-    def stopped(self, step: int, workdir: Path) -> Stopped:
-        """Returns what to raise once the state of `step` is saved."""
+    def stopped(self, step: int, saved: int | None, folder: Path) -> Stopped:
+        """Returns what to raise.
+
+        Args:
+          step: the last one that was done.
+          saved: step of the newest checkpoint.
+          folder: of the run.
+        """
         name = self._signal.name if self._signal else "a signal"
+        which = (
+            "which is saved" if saved == step else f"of which {saved or 0:,} are saved"
+        )
         return Stopped(
-            f"Stopped by {name} after step {step:,}, which is saved in {workdir}. The "
-            "same command goes on there.",
+            f"Stopped by {name} after step {step:,}, {which} in {folder}. The same "
+            "command goes on there.",
             self._signal or signal.SIGTERM,
         )
 
@@ -55,12 +79,22 @@ def stop_request() -> Iterator[StopRequest]:
     if not alone or threading.current_thread() is not threading.main_thread():
         yield request
         return
-    before = {number: signal.signal(number, request._receive) for number in SIGNALS}
+    receiver, sender = socket.socketpair()
+    sender.setblocking(False)
+    listener = threading.Thread(target=request.listen, args=[receiver], daemon=True)
+    listener.start()
+    wakeup = signal.set_wakeup_fd(sender.fileno())
+    # What these do is nothing, but without any a signal would not be passed on.
+    before = {number: signal.signal(number, lambda *_: None) for number in SIGNALS}
     try:
         yield request
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        signal.set_wakeup_fd(wakeup)
+        sender.close()
+        listener.join()
+        receiver.close()
 
 
 def broken_tasks(report: Report) -> list[str]:
@@ -70,12 +104,12 @@ def broken_tasks(report: Report) -> list[str]:
 
 
 def stop_at_broken_step(
-    workdir: Path, step: int, report: Report, files: list[str]
+    folder: Path, step: int, report: Report, files: list[str]
 ) -> UserError:
     """Writes down a step whose loss or gradient is no number; returns what to raise.
 
     Args:
-      workdir: where `broken_step.json` goes; the state before the step is saved there.
+      folder: where `broken_step.json` goes; the state before the step is saved there.
       step: number of the step.
       report: of the step.
       files: names of the pictures of its batch.
@@ -83,8 +117,9 @@ def stop_at_broken_step(
     tasks = broken_tasks(report)
     losses = {task: repr(float(x)) for task, x in report["losses"].items()}
     content: dict[str, Any] = {"step": step, "losses": losses, "files": files}
-    path = workdir / "broken_step.json"
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False), "utf-8")
+    path = folder / "broken_step.json"
+    with workdir.writing(folder):
+        path.write_text(json.dumps(content, indent=2, ensure_ascii=False), "utf-8")
     what = f"loss of {', '.join(tasks)}" if tasks else "gradient"
     return UserError(
         f"The {what} is infinite or no number at step {step:,}; the state before it is "

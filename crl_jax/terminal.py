@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 
@@ -16,7 +16,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-_LONG = 30.0  # seconds that a step may wait before it is told
+LONG = 30.0  # seconds that a step may wait before it is told
 
 # Names of files and classes are printed as they are, brackets and colons too.
 console = Console(highlight=False, markup=False, emoji=False)
@@ -33,6 +33,26 @@ def print_table(
     for row in rows:
         table.add_row(*row)
     console.print(table)
+
+
+@contextmanager
+def progress_bar(what: str, count: int) -> Iterator[Callable[[], None]]:
+    """Shows a bar of `count` things on the standard error if that is a terminal.
+
+    Gives a function to call after each of them.
+    """
+    errors = Console(stderr=True)
+    columns = (TextColumn(what), MofNCompleteColumn(), BarColumn(bar_width=None))
+    with Progress(
+        *columns,
+        TimeRemainingColumn(),
+        TextColumn("left"),
+        console=errors,
+        transient=True,
+        disable=not errors.is_terminal,
+    ) as bar:
+        task = bar.add_task("", total=count)
+        yield lambda: bar.advance(task)
 
 
 def percent(share: float) -> str:
@@ -94,12 +114,12 @@ class TrainingProgress:
 
         def tell() -> None:
             console.print(
-                f"Step {step:,} has waited {_LONG:.0f} s for its pictures: is the disk "
+                f"Step {step:,} has waited {LONG:.0f} s for its pictures: is the disk "
                 "slow, or away?",
                 soft_wrap=True,
             )
 
-        start, timer = time.monotonic(), threading.Timer(_LONG, tell)
+        start, timer = time.monotonic(), threading.Timer(LONG, tell)
         timer.daemon = True
         timer.start()
         try:

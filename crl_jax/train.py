@@ -21,7 +21,7 @@ from crl_jax import (
     workdir,
 )
 from crl_jax.checkpoints import Checkpoints
-from crl_jax.data import source, stream
+from crl_jax.data import labels, source, stream
 from crl_jax.logs import MetricsLog, NoLog
 from crl_jax.schedule import Schedule
 from crl_jax.stopping import stop_at_broken_step, stop_request
@@ -58,6 +58,9 @@ def train(config: ConfigDict, directory: str | os.PathLike[str]) -> metrics.Mean
     with workdir.claim(folder, run) if devices.is_first() else nullcontext():
         data = devices.first_alone(data.prepared)
         data.check(config)
+        if devices.is_first():
+            together = labels.combinations(data, config.data.train_split)
+            workdir.write_combinations(folder, together)
         return _train(config, folder, data, network, mesh)
 
 
@@ -150,7 +153,7 @@ def _train(
                 checkpoints.save(state, number, score)
             if stops:
                 checkpoints.wait()
-                raise stop.stopped(number, folder)
+                raise stop.stopped(number, checkpoints.latest, folder)
 
         # The result: the best checkpoint, on a split that chose nothing.
         checkpoints.wait()
@@ -162,9 +165,10 @@ def _train(
         result = evaluation.evaluate_batches(
             eval_step, best_state.evaluated, test, mesh, tasks
         )
+        evaluation.print_result(result, split, best)
         if devices.is_first():
             workdir.write_result(folder, split, best, result)
-    evaluation.print_result(result, split, best)
+        checkpoints.check_saved(schedule.steps)
     return result
 
 

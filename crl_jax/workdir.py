@@ -1,5 +1,6 @@
 """A run's folder: `config.json`, `classes.json`, `data.json`, `result.json`."""
 
+import errno
 import fcntl
 import json
 import math
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from crl_jax import config as config_lib
@@ -24,6 +26,7 @@ Classes = Mapping[str, Sequence[str]]
 FREE = {
     "data.dir",
     "data.manifest",
+    "data.max_undecodable",
     "train.checkpoint_every",
     "train.eval_every",
     "train.log_every",
@@ -67,19 +70,25 @@ def claim(workdir: Path, run: Run) -> Iterator[None]:
             if content["data"][name]:
                 content["data"][name] = str(Path(content["data"][name]).resolve())
         classes = {task: list(names) for task, names in run.classes.items()}
-        try:
+        with writing(workdir):
             _write_json(workdir / "classes.json", classes)
             _write_json(workdir / "data.json", {"identity": run.data})
             _write_json(workdir / "config.json", content)
-        except OSError as error:
-            raise _unwritable(workdir, error) from error
         yield
 
 
-def _unwritable(workdir: Path, error: OSError) -> UserError:
-    return UserError(
-        f"--workdir={workdir} cannot be written: {error.strerror}. Give another one."
-    )
+@contextmanager
+def writing(workdir: Path) -> Iterator[None]:
+    """Turns what the disk refuses in the block into a `UserError`."""
+    try:
+        yield
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        mend = "Make room on its disk, or give" if full else "Give"
+        raise UserError(
+            f"--workdir={workdir} cannot be written: {error.strerror}. {mend} another "
+            "one."
+        ) from error
 
 
 @contextmanager
@@ -87,11 +96,9 @@ def _lock(workdir: Path) -> Iterator[None]:
     """Keeps other runs out of `workdir`, until the block or the process ends."""
     if workdir.exists() and not workdir.is_dir():
         raise UserError(f"--workdir={workdir} is a file; give a folder.")
-    try:
+    with writing(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
         file = (workdir / "lock").open("a+")
-    except OSError as error:
-        raise _unwritable(workdir, error) from error
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -185,6 +192,25 @@ def read(workdir: Path) -> Run:
     return Run(config, {t: tuple(c) for t, c in classes.items()}, data)
 
 
+def write_combinations(workdir: Path, combinations: np.ndarray) -> None:
+    """Writes which labels occur together in training to `combinations.json`.
+
+    Args:
+      workdir: the run's folder.
+      combinations: `[N, T]`, from `labels.combinations`.
+    """
+    _write_json(
+        workdir / "combinations.json", {"combinations": combinations.tolist()}, None
+    )
+
+
+def read_combinations(workdir: Path) -> np.ndarray:
+    """Returns what `write_combinations` wrote, `[N, T]`; empty if there is none."""
+    path = workdir / "combinations.json"
+    rows = _read_json(path)["combinations"] if path.exists() else []
+    return np.array(rows, np.int64)
+
+
 def write_result(
     workdir: Path, split: str, step: int, result: Mapping[str, Mapping[str, float]]
 ) -> None:
@@ -201,7 +227,8 @@ def write_result(
         for task, values in result.items()
     }
     content = {"split": split, "step": step, "result": numbers}
-    _write_json(workdir / "result.json", content)
+    with writing(workdir):
+        _write_json(workdir / "result.json", content)
 
 
 def is_done(workdir: Path) -> bool:
@@ -228,9 +255,9 @@ def read_result(workdir: Path) -> tuple[int, dict[str, dict[str, float]]]:
         ) from error
 
 
-def _write_json(path: Path, content: object) -> None:
+def _write_json(path: Path, content: object, indent: int | None = 2) -> None:
     partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(content, indent=2, ensure_ascii=False), "utf-8")
+    partial.write_text(json.dumps(content, indent=indent, ensure_ascii=False), "utf-8")
     partial.replace(path)
 
 

@@ -20,7 +20,7 @@ def test_input(tmp_path):
         cwd=PROJECT,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
     )
     assert done.returncode == 0, done.stderr
     speeds = json.loads((tmp_path / "speeds").read_text())
@@ -49,7 +49,7 @@ def test_vso_size_prints_its_table(tmp_path):
         cwd=PROJECT,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
     )
     assert done.returncode == 0, done.stderr
     rows = re.findall(

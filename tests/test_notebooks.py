@@ -10,6 +10,12 @@ import pytest
 
 PROJECT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((PROJECT / "notebooks").glob("*.ipynb"))
+SHOWN = {
+    "01_quickstart": "joint",
+    "02_cross_residuals": "cross weight 0.5 -> noun",
+    "03_your_own_pictures": "new-3.png -> is not a whole JPEG",
+    "04_vso": "blue_bar       -> ",
+}
 
 
 def code_cells(path):
@@ -33,8 +39,15 @@ def test_notebook_runs_from_top_to_bottom(path, tmp_path):
         timeout=600,
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    assert "joint" in done.stdout
-    assert " -> " in done.stdout
+    for words in (SHOWN[path.stem], " -> "):
+        assert words in done.stdout
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebook_begins_with_what_it_is_and_how_to_install(path):
+    first, install = json.loads(path.read_text("utf-8"))["cells"][:2]
+    assert "".join(first["source"]).startswith("# ")
+    assert "%pip install" in "".join(install["source"])
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

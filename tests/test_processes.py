@@ -1,59 +1,27 @@
 """Several processes train one network, and one process goes on with what they left."""
 
-import os
 import signal
 import socket
-import subprocess
-import sys
 import time
-from contextlib import closing
-from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+import runs
 
-from crl_jax import checkpoints, devices, models, optim, train_state, workdir
+from crl_jax import devices
 
-PROJECT = Path(__file__).parents[1]
 OVERRIDES = [
-    "--config.model.depth=12",
-    "--config.model.width=0.125",
-    "--config.model.stem=small",
     "--config.model.sync_batch_norm=True",  # the same on any number of devices
-    "--config.data.image_size=16",
-    "--config.data.batch_size=8",
-    "--config.train.epochs=0",
     "--config.train.steps=12",
     "--config.train.eval_every=3",
-    "--config.train.log_every=1",
-    "--config.optim.learning_rate=0.01",
 ]
 
 
 def start(solid_pictures, shards, directory, device_count, *flags):
     """Starts `crl_jax.main` on some CPU devices."""
-    environment = os.environ | {
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={device_count} "
-        "--xla_backend_optimization_level=0"
-    }
-    command = [sys.executable, "-m", "crl_jax.main", "--config=configs/manifest.py"]
-    command += [f"--workdir={directory}", f"--config.data.manifest={solid_pictures}"]
-    command += [f"--config.data.dir={shards}", *OVERRIDES, *flags]
-    return subprocess.Popen(
-        command,
-        cwd=PROJECT,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def finish(process):
-    out, error = process.communicate(timeout=300)
-    assert process.returncode == 0, error[-2000:]
-    return out
+    data = f"--config.data.manifest={solid_pictures}", f"--config.data.dir={shards}"
+    return runs.start(directory, *data, *OVERRIDES, *flags, device_count=device_count)
 
 
 def start_two(solid_pictures, shards, directory):
@@ -69,20 +37,9 @@ def start_two(solid_pictures, shards, directory):
     ]
 
 
-def final_state(directory):
-    run = workdir.read(directory)
-    network = models.build(run.config, {t: len(c) for t, c in run.classes.items()})
-    optimizer = optim.make(run.config.optim, lambda count: 0.0)
-    abstract = train_state.abstract_state(
-        network, optimizer, run.config, devices.make_mesh()
-    )
-    with closing(checkpoints.Checkpoints(directory, read_only=True)) as saved:
-        return jax.device_get(saved.restore_latest(abstract)[1])
-
-
 def test_two_processes_are_killed_and_one_goes_on(solid_pictures, shards, tmp_path):
     undisturbed = start(solid_pictures, shards, tmp_path / "one", 4)
-    expected = finish(undisturbed)
+    expected = runs.finish(undisturbed)
 
     pair = start_two(solid_pictures, shards, tmp_path / "two")
     deadline = time.monotonic() + 300
@@ -95,10 +52,10 @@ def test_two_processes_are_killed_and_one_goes_on(solid_pictures, shards, tmp_pa
     for process in pair:
         process.communicate()
 
-    resumed = finish(start(solid_pictures, shards, tmp_path / "two", 4))
+    resumed = runs.finish(start(solid_pictures, shards, tmp_path / "two", 4))
     assert "Going on at step" in resumed
     assert expected.splitlines()[-8:] == resumed.splitlines()[-8:]
-    a, b = final_state(tmp_path / "one"), final_state(tmp_path / "two")
+    a, b = runs.saved_state(tmp_path / "one"), runs.saved_state(tmp_path / "two")
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, 1e-3, 1e-4), a, b)
     rows = (tmp_path / "two" / "metrics.csv").read_text().splitlines()
     assert len(rows) == len((tmp_path / "one" / "metrics.csv").read_text().splitlines())
@@ -108,7 +65,7 @@ def test_two_processes_end_alike_and_the_first_alone_speaks(
     solid_pictures, shards, tmp_path
 ):
     first, second = (
-        finish(p) for p in start_two(solid_pictures, shards, tmp_path / "run")
+        runs.finish(p) for p in start_two(solid_pictures, shards, tmp_path / "run")
     )
     assert "all tasks right" in first
     said = [line for line in second.splitlines() if not line.startswith("[Gloo]")]

@@ -1,11 +1,14 @@
-"""Every command of the README runs as it is written, in a copy of the project.
+"""Every command of the README and the guides runs as it is written, in a clone.
 
 Training commands are made short by overrides at their end; nothing else is changed.
 """
 
+import importlib.util
+import os
 import re
 import shlex
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +16,11 @@ from pathlib import Path
 import pytest
 
 PROJECT = Path(__file__).parents[1]
+# In the order of the README: they go on with the runs that it trains.
+PAGES = [
+    f"docs/{name}.md"
+    for name in ("index", "pictures", "method", "choosing", "limits", "export")
+]
 SHORT = [
     "--config.train.steps=2",
     "--config.train.epochs=0",
@@ -23,9 +31,9 @@ SHORT = [
 ]
 
 
-def commands():
-    """The commands in the README's bash blocks, without their comments."""
-    text = (PROJECT / "README.md").read_text("utf-8")
+def commands(page="README.md"):
+    """The commands in a page's bash blocks, without their comments."""
+    text = (PROJECT / page).read_text("utf-8")
     lines = []
     for block in re.findall(r"```bash\n(.*?)```", text, re.DOTALL):
         joined = block.replace("\\\n", " ")
@@ -45,49 +53,100 @@ def clone(tmp_path_factory, solid_pictures):
         copy(source, folder / name)
     for file in solid_pictures.parent.iterdir():
         shutil.copy(file, folder / file.name)
+    (folder / "photos").mkdir()
+    for name in ("20.png", "21.png"):
+        shutil.copy(solid_pictures.parent / name, folder / "photos" / name)
     if (PROJECT.parent / "shared").exists():
         (folder.parent / "shared").symlink_to(PROJECT.parent / "shared")
     return folder
 
 
 def run(clone, arguments):
-    environment = {"JAX_PLATFORMS": "cpu", "HOME": str(clone), "COLUMNS": "80"}
+    shared = {n: v for n, v in os.environ.items() if n.startswith("JAX_")}
+    environment = shared | {"HOME": str(clone), "COLUMNS": "80"}
+    environment["XLA_FLAGS"] = "--xla_backend_optimization_level=0"  # quick to compile
     done = subprocess.run(
         arguments,
         cwd=clone,
         env=environment,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
     )
     assert done.returncode == 0, done.stderr[-2000:]
     return done
 
 
-def test_every_command_of_the_readme(clone):
-    seen, skipped = set(), set()
-    for command in commands():
-        words = shlex.split(command)
-        if "runs/grocery" in command and not (clone.parent / "shared").exists():
-            skipped.add("no real photographs: ../shared is not there")
+def serve(clone, arguments):
+    """Starts a page, and stops it once it says that it is there."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with subprocess.Popen(
+        [*arguments, f"--port={port}"],
+        cwd=clone,
+        env=os.environ | {"HOME": str(clone), "PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        line = process.stdout.readline()
+        process.terminate()
+    assert line.startswith("The page is at http://127.0.0.1:")
+
+
+NEEDS = {"crl_jax.demo": "gradio", "--to=onnx": "jax2onnx"}
+
+
+def why_not(clone, words):
+    """Returns why a command cannot be run here; None if it can."""
+    on_photographs = any("../shared/" in w or "runs/grocery" in w for w in words)
+    if on_photographs and not (clone.parent / "shared").exists():
+        return "no real photographs: ../shared is not there"
+    for word, package in NEEDS.items():
+        if word in words and importlib.util.find_spec(package) is None:
+            return f"{package} is not installed"
+    return None
+
+
+_done: set[str] = set()  # several pages name the same commands
+
+
+@pytest.mark.parametrize("page", ["README.md", *PAGES])
+def test_every_command(clone, page):
+    skipped = set()
+    for command in commands(page):
+        if command in _done:
             continue
-        if words[0] == "make":
-            assert words[1] in ("demo", "test")
-            seen.add(words[1])
+        _done.add(command)
+        words = shlex.split(command.removeprefix("onnx/bin/"))
+        if reason := why_not(clone, words):
+            skipped.add(reason)
+        elif words[0] == "make":
             run(clone, ["make", "--dry-run", words[1], "VENV=.venv"])
+        elif words[0] == "source" or words[:3] == ["python", "-m", "venv"]:
+            assert words[-1] in (".venv/bin/activate", "onnx")
         elif words[:2] == ["pip", "install"]:
             extra = words[2].removeprefix(".[").removesuffix("]")
-            assert re.search(rf"^{extra} =", (clone / "setup.cfg").read_text(), re.M)
+            config = (clone / "setup.cfg").read_text()
+            assert extra == "." or re.search(rf"^{extra} =", config, re.M)
         else:
             assert words[:2] == ["python", "-m"], f"unknown kind of command: {command}"
             is_training = words[2] == "crl_jax.main"
             arguments = [sys.executable, *words[1:], *(SHORT if is_training else [])]
+            if words[2] == "crl_jax.demo":
+                serve(clone, arguments)
+                continue
             done = run(clone, arguments)
             assert done.stderr == "", f"{command} wrote to the standard error"
-            seen.add(words[2])
-    assert {"demo", "test", "crl_jax.main", "crl_jax.evaluate"} <= seen
     if skipped:
         pytest.skip("; ".join(skipped))
+
+
+def test_the_readme_shows_the_way_from_a_clone_to_a_prediction():
+    seen = " ".join(commands())
+    for verb in ("main", "evaluate", "predict", "report", "demo", "export"):
+        assert f"python -m crl_jax.{verb} " in seen
+    assert {"make demo", "make test", "make install"} <= set(commands())
 
 
 def test_make_demo_trains_what_is_tested_here():

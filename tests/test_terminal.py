@@ -1,8 +1,15 @@
 """What is printed stands as it was meant, whatever the names are."""
 
+import ast
+import itertools
+import re
+import time
+from pathlib import Path
+
 import pytest
 
-from crl_jax import terminal
+from crl_jax import checkpoints, devices, terminal
+from crl_jax.train import train
 
 
 @pytest.mark.parametrize("name", ["[/red]", "[bold]", ":smile:", "a, b", "図"])
@@ -15,3 +22,72 @@ def test_names_are_printed_as_they_are(name, capsys, monkeypatch):
     lines = capsys.readouterr().out.splitlines()
     assert sum(name in line for line in lines) == 3
     assert f"val top-1  {name} 50.00  joint –" in lines[-1]
+
+
+def test_a_stalled_input_is_told_of_while_it_lasts(monkeypatch, capsys):
+    monkeypatch.setattr(terminal, "LONG", 0.2)
+    progress = terminal.TrainingProgress(0, 9, 8)
+    for step in range(1, 4):
+        with progress.waiting(step):
+            time.sleep(0.5 if step == 2 else 0)
+            told = capsys.readouterr().out
+        progress.update(step)
+        assert ("Step 2 has waited 0 s for its pictures" in told) == (step == 2)
+    progress.line(3, 1.0, "train", {"a": {"top1": 0.5}})
+    share = capsys.readouterr().out.partition("images/s, ")[2]
+    assert 80 <= int(share.partition("% waiting for data")[0]) <= 100
+
+
+def test_a_slow_disk_is_told_of(small_config, tmp_path, monkeypatch, capsys):
+    wait = checkpoints.Checkpoints.wait
+
+    def slow(saved):
+        time.sleep(0.2)
+        wait(saved)
+
+    monkeypatch.setattr(checkpoints, "LONG", 0.1)
+    monkeypatch.setattr(checkpoints.Checkpoints, "wait", slow)
+    train(small_config, tmp_path)
+    told = capsys.readouterr().out.splitlines()
+    slow_steps = [line for line in told if "for the checkpoint before to be" in line]
+    assert [line.split()[1] for line in slow_steps] == ["2", "4", "6"]
+
+
+def test_a_clock_that_jumps_changes_nothing(
+    small_config, tmp_path, monkeypatch, capsys
+):
+    """By years, to and fro, at each batch; Orbax may give up a checkpoint then."""
+    undisturbed = tmp_path / "undisturbed"
+    train(small_config, undisturbed)
+    now, jumps = time.time, itertools.cycle([0, 3e8, -3e8, 1e8])
+    prefetch = devices.prefetch
+
+    def jumping(batches, mesh):
+        for batch in prefetch(batches, mesh):
+            jump = next(jumps)
+            monkeypatch.setattr(time, "time", lambda jump=jump: now() + jump)
+            yield batch
+
+    monkeypatch.setattr(devices, "prefetch", jumping)
+    train(small_config, tmp_path / "jumped")
+    a, b = (
+        (tmp_path / n / "metrics.csv").read_bytes() for n in ("undisturbed", "jumped")
+    )
+    assert a == b
+    speeds = re.findall(
+        r"\((-?[\d,]+) images/s.* (-?\d+:.*) left", capsys.readouterr().out
+    )
+    assert len(speeds) >= 8
+    assert not any(number.startswith("-") for speed in speeds for number in speed)
+
+
+def test_durations_are_measured_by_a_clock_that_cannot_jump():
+    package = Path(terminal.__file__).parent
+    calls = [
+        (path.name, node.lineno)
+        for path in package.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.Attribute) and ast.unparse(node) == "time.time"
+    ]
+    # When a number was written is no duration.
+    assert {name for name, _ in calls} == {"logs.py"}

@@ -3,15 +3,15 @@
 import csv
 import json
 import re
-from contextlib import closing
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+import runs
 
 from crl_jax import config as config_lib
-from crl_jax import config_check, devices, models, optim, train_state, workdir
+from crl_jax import config_check, devices, workdir
 from crl_jax.checkpoints import Checkpoints
 from crl_jax.data.quiet import tfds
 from crl_jax.errors import UserError
@@ -58,19 +58,6 @@ class TwoLevels(tfds.core.GeneratorBasedBuilder):
             )
 
 
-def final_state(config, directory):
-    """The state in the newest checkpoint, as NumPy arrays."""
-    run = workdir.read(Path(directory))
-    config = run.config
-    network = models.build(config, {t: len(names) for t, names in run.classes.items()})
-    optimizer = optim.make(config.optim, lambda count: 0.0)
-    abstract = train_state.abstract_state(
-        network, optimizer, config, devices.make_mesh()
-    )
-    with closing(Checkpoints(Path(directory), read_only=True)) as checkpoints:
-        return jax.device_get(checkpoints.restore_latest(abstract)[1])
-
-
 def test_two_steps_on_a_tfds_data_set(new_config, tmp_path):
     config = new_config()
     config.data.manifest = ""
@@ -109,7 +96,7 @@ def test_a_stopped_run_ends_as_an_undisturbed_one(small_config, tmp_path, monkey
     resumed = train(small_config, tmp_path / "stopped")
 
     np.testing.assert_equal(resumed, expected)
-    a, b = (final_state(small_config, tmp_path / d) for d in ("whole", "stopped"))
+    a, b = (runs.saved_state(tmp_path / d) for d in ("whole", "stopped"))
     jax.tree.map(np.testing.assert_array_equal, a, b)
     metrics = [(tmp_path / d / "metrics.csv").read_text() for d in ("whole", "stopped")]
     assert metrics[0] == metrics[1]
@@ -303,7 +290,7 @@ def test_a_loss_that_is_no_number_stops_the_run(small_config, tmp_path):
         train(small_config, tmp_path)
     number = int(re.search(r"at step (\d)", str(stop.value))[1])
     # The state before the step is there, and the names of the step's pictures.
-    state = final_state(small_config, tmp_path)
+    state = runs.saved_state(tmp_path)
     assert state.step == number - 1
     for leaf in jax.tree.leaves(state):
         assert np.isfinite(leaf).all()
@@ -322,7 +309,7 @@ def test_steps_without_a_number_can_be_left_out(small_config, tmp_path):
         rows = [row for row in csv.DictReader(file) if row["split"] == "train"]
     assert [row["step"] for row in rows] == list("123456")
     assert 0 < int(rows[-1]["skipped"]) < 6
-    state = final_state(small_config, tmp_path)
+    state = runs.saved_state(tmp_path)
     assert state.step == 6
     for leaf in jax.tree.leaves(state):
         assert np.isfinite(leaf).all()

@@ -56,6 +56,6 @@ def compare(
     blocks = report(results, costs, learned, arguments, workdir / "figures")
     text = document.markdown(blocks, workdir)
     (workdir / "report.md").write_text(text, "utf-8")
-    (workdir / "report.html").write_text(document.page(blocks), "utf-8")
+    (workdir / "report.html").write_text(document.as_page(blocks), "utf-8")
     console.print(f"Written: {workdir / 'report.md'}, report.html, results.csv.")
     return results

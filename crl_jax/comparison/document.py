@@ -1,9 +1,11 @@
 """A document of headings, paragraphs, tables and figures, as Markdown and HTML."""
 
-import html
+import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from crl_jax.reports import page
 
 
 @dataclass(frozen=True)
@@ -79,59 +81,24 @@ def _markdown(block: Block, folder: Path) -> str:
             return f"![{caption}]({file.relative_to(folder).as_posix()})\n\n{caption}"
 
 
-def page(blocks: Sequence[Block]) -> str:
+def as_page(blocks: Sequence[Block]) -> str:
     """Returns the document as one HTML page, with the figures in it."""
     titles = [b.text for b in blocks if isinstance(b, Heading) and b.level == 1]
-    body = "\n".join(_html(block) for block in blocks)
-    return _PAGE.format(title=html.escape(titles[0]), body=body)
+    return page.page(titles[0], *(_html(block) for block in blocks))
 
 
-def _html(block: Block) -> str:
+def _html(block: Block) -> page.Element:
     match block:
         case Heading(text, level):
-            return f"<h{level}>{html.escape(text)}</h{level}>"
+            return page.element(f"h{level}", text)
         case Paragraph(text):
-            return f"<p>{html.escape(text)}</p>"
+            return page.element("p", text)
         case Command(text):
-            return f"<pre>{html.escape(text)}</pre>"
+            return page.element("div", page.element("pre", text), class_="scroll")
         case Table(columns, rows):
-            head = "".join(f"<th>{html.escape(name)}</th>" for name in columns)
-            lines = (
-                "".join(f"<td>{html.escape(cell)}</td>" for cell in row) for row in rows
-            )
-            body = "".join(f"<tr>{line}</tr>\n" for line in lines)
-            return (
-                f"<table><thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table>"
-            )
+            return page.table(list(columns), [list(row) for row in rows])
         case Figure(file, caption):
-            drawing = file.read_text("utf-8")
-            drawing = drawing[drawing.index("<svg") :]  # without the XML's own header
-            caption = html.escape(caption)
-            return f"<figure>{drawing}<figcaption>{caption}</figcaption></figure>"
-
-
-_PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<style>
-body {{ font: 16px/1.5 system-ui, sans-serif; color: #222; max-width: 62rem;
-  margin: 2rem auto; padding: 0 1rem; }}
-table {{ border-collapse: collapse; margin: 1rem 0; font-variant-numeric: tabular-nums;
-  display: block; overflow-x: auto; }}
-th, td {{ padding: .3rem .8rem; border-bottom: 1px solid #ddd; text-align: right; }}
-th:first-child, td:first-child {{ text-align: left; }}
-td {{ white-space: nowrap; }}
-thead th {{ border-bottom: 2px solid #888; }}
-pre {{ background: #f4f4f4; padding: .8rem; white-space: pre-wrap; }}
-figure {{ margin: 1rem 0; }} figure svg {{ max-width: 100%; height: auto; }}
-figcaption {{ color: #555; font-size: .9rem; }}
-</style>
-</head>
-<body>
-{body}
-</body>
-</html>
-"""
+            data = base64.b64encode(file.read_bytes()).decode("ascii")
+            source = f"data:image/svg+xml;base64,{data}"
+            image = page.element("img", src=source, alt=caption, style="max-width:100%")
+            return page.element("figure", image, page.element("figcaption", caption))

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import os
+import re
 import urllib.parse
 import uuid
 import zipfile
@@ -109,6 +110,29 @@ def read_split(source: Source, split: str) -> SplitLabels:
         map(bytes.decode, columns["file"]) if named else map(str, range(len(pictures)))
     )
     return SplitLabels(_labels(source, columns), pictures, list(files))
+
+
+def combinations(source: Source, split: str) -> np.ndarray:
+    """Returns the label combinations among the examples that have all labels.
+
+    Of a manifest they are read from the list itself, where a part of a split such as
+    `train[:90%]` counts as the whole of it.
+
+    Args:
+      source: prepared data.
+      split: a TFDS split string.
+
+    Returns:
+      `[N, T]` int64, no two rows the same, in rising order.
+    """
+    if source.manifest is None:
+        labels = read_labels(source, split)
+    else:
+        names = set(re.findall(r"[a-z]+", split))
+        rows = np.isin(source.manifest.splits, list(names))
+        labels = {task: of[rows] for task, of in source.manifest.labels.items()}
+    table = np.stack([labels[task] for task in source.classes], axis=1)
+    return np.unique(table[np.all(table >= 0, axis=1)], axis=0).astype(np.int64)
 
 
 def _label_spec(source: Source) -> dict[str, tf.io.FixedLenFeature]:

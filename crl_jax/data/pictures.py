@@ -102,11 +102,11 @@ class _Memory:
 _memory = _Memory(MAX_MEMORY)
 
 
-def encode(path: str | os.PathLike[str], resize: int = 0) -> bytes:
+def encode(picture: str | os.PathLike[str] | bytes, resize: int = 0) -> bytes:
     """Returns a picture as JPEG or PNG bytes: upright, 8 bits, RGB or greyscale.
 
     Args:
-      path: of the file.
+      picture: path of the file, or what is in it.
       resize: largest shorter side in pixels, to which a larger picture is scaled down;
         0 leaves every size as it is.
 
@@ -117,7 +117,8 @@ def encode(path: str | os.PathLike[str], resize: int = 0) -> bytes:
     Raises:
       BadPicture: the file cannot be decoded whole, or is too large.
     """
-    data = _read(Path(path))
+    data = picture if isinstance(picture, bytes) else _read(Path(picture))
+    _check_size(len(data))
     try:
         with _no_warnings:
             return _encode(data, resize)
@@ -134,14 +135,17 @@ def encode(path: str | os.PathLike[str], resize: int = 0) -> bytes:
 
 def _read(path: Path) -> bytes:
     try:
-        size = path.stat().st_size
-        if size == 0:
-            raise BadPicture("is empty")
-        if size > _MAX_BYTES:
-            raise BadPicture(f"has more than {_MAX_BYTES:,} bytes")
+        _check_size(path.stat().st_size)
         return path.read_bytes()
     except OSError as error:
         raise BadPicture(f"cannot be read: {error.strerror}") from error
+
+
+def _check_size(count: int) -> None:
+    if count == 0:
+        raise BadPicture("is empty")
+    if count > _MAX_BYTES:
+        raise BadPicture(f"has more than {_MAX_BYTES:,} bytes")
 
 
 def _encode(data: bytes, resize: int) -> bytes:

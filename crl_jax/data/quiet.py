@@ -7,23 +7,34 @@ off. It is also kept from taking memory of the accelerators, which are for JAX.
 import contextlib
 import os
 import sys
+import threading
 from collections.abc import Iterator
 
 from absl import logging
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-_stderr = os.dup(2)
-with open(os.devnull, "w") as _null:
-    os.dup2(_null.fileno(), 2)
-    try:
-        import tensorflow as tf
-        import tensorflow_datasets as tfds
+_alone = threading.Lock()
 
-        tf.config.set_visible_devices([], "GPU")
-    finally:
-        os.dup2(_stderr, 2)
-        os.close(_stderr)
+
+@contextlib.contextmanager
+def no_stderr() -> Iterator[None]:
+    """Drops what the process writes to its standard error, C++ code included."""
+    with _alone, open(os.devnull, "w") as null:
+        stderr = os.dup(2)
+        os.dup2(null.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+
+
+with no_stderr():
+    import tensorflow as tf
+    import tensorflow_datasets as tfds
+
+    tf.config.set_visible_devices([], "GPU")
 
 
 @contextlib.contextmanager

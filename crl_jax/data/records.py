@@ -11,6 +11,7 @@ import weakref
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 
+import google_crc32c
 import numpy as np
 
 from crl_jax.data.quiet import tfds
@@ -30,11 +31,13 @@ class Records:
 
     def __init__(self, split: tfds.core.SplitInfo) -> None:
         instructions = split.file_instructions
-        self._files = [_open(i.filename) for i in instructions]
+        self._names = [i.filename for i in instructions]
+        self._files = [_open(name) for name in self._names]
+        self.damage: UserError | None = None
         # At the exit a thread may still be reading; the system closes them then.
         weakref.finalize(self, _close, self._files).atexit = False
         with ThreadPoolExecutor(_THREADS) as pool:
-            whole = list(pool.map(_spans, [i.filename for i in instructions]))
+            whole = list(pool.map(_spans, self._names))
         spans = [
             of[i.skip : i.skip + i.take] if i.take >= 0 else of[i.skip :]
             for i, of in zip(instructions, whole, strict=True)
@@ -46,21 +49,60 @@ class Records:
         return len(self._spans)
 
     def read(self, numbers: Iterable[int]) -> list[bytes]:
-        """Returns the serialised examples with these numbers."""
-        return [
-            os.pread(self._files[self._shards[n]], self._spans[n, 1], self._spans[n, 0])
-            for n in numbers
-        ]
+        """Returns the serialised examples with these numbers.
+
+        Raises:
+          UserError: one of them is damaged; `damage` keeps it, too, for those who call
+            this within TensorFlow, which hands on no exceptions.
+        """
+        try:
+            return [self._read(int(number)) for number in numbers]
+        except UserError as error:
+            self.damage = error
+            raise
+
+    def _read(self, number: int) -> bytes:
+        shard, (start, length) = self._shards[number], self._spans[number]
+        try:
+            content = os.pread(self._files[shard], length + _FOOTER, start)
+        except OSError as error:
+            raise _unreadable(self._names[shard], error) from error
+        record, footer = content[:length], content[length:]
+        if (
+            len(footer) < _FOOTER
+            or _masked_crc(record) != struct.unpack("<I", footer)[0]
+        ):
+            raise _damaged(
+                self._names[shard], start - _HEADER, "is not as it was written"
+            )
+        return record
 
 
 def _open(path: str) -> int:
     try:
         return os.open(path, os.O_RDONLY)
     except OSError as error:
-        raise UserError(
-            f"{path} cannot be read: {error.strerror}. Delete its folder to prepare "
-            "the data again."
-        ) from error
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: str, error: OSError) -> UserError:
+    return UserError(
+        f"{path} cannot be read: {error.strerror}. Delete its folder to prepare the "
+        "data again."
+    )
+
+
+def _damaged(path: str, position: int, how: str) -> UserError:
+    return UserError(
+        f"{path} is damaged: the record at byte {position:,} {how}. Delete its folder "
+        "to prepare it again."
+    )
+
+
+def _masked_crc(content: bytes) -> int:
+    """Returns the checksum of the TFRecord format: a CRC32C, rotated and shifted."""
+    crc = google_crc32c.value(content)
+    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
 def _close(files: Iterable[int]) -> None:
@@ -73,20 +115,21 @@ def _spans(path: str) -> np.ndarray:
     """Returns offset and length in bytes of each record of a TFRecord file, `[N, 2]`.
 
     Raises:
-      UserError: the file ends within a record.
+      UserError: the file ends within a record, or a length was changed.
     """
     spans, position = [], 0
     with open(path, "rb", buffering=0) as file:
         size = os.fstat(file.fileno()).st_size
         while position < size:
             header = os.pread(file.fileno(), _HEADER, position)
-            whole = len(header) == _HEADER
-            length = struct.unpack("<Q", header[:8])[0] if whole else size
-            start, position = position + _HEADER, position + _HEADER + length + _FOOTER
-            if position > size:
-                raise UserError(
-                    f"{path} is damaged: the record at byte {start - _HEADER:,} "
-                    "reaches past the end. Delete its folder to prepare it again."
-                )
+            if len(header) < _HEADER:
+                raise _damaged(path, position, "reaches past the end")
+            length, crc = struct.unpack("<QI", header)
+            if _masked_crc(header[:8]) != crc:
+                raise _damaged(path, position, "does not say how long it is")
+            start, end = position + _HEADER, position + _HEADER + length + _FOOTER
+            if end > size:
+                raise _damaged(path, position, "reaches past the end")
             spans.append((start, length))
+            position = end
     return np.array(spans, np.int64).reshape(-1, 2)

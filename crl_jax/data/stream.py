@@ -5,7 +5,7 @@ so a run resumes at any step at once, and reads the same bits.
 """
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 
 from crl_jax.data import Batch, preprocess, sampling
 from crl_jax.data.labels import read_labels
+from crl_jax.data.left_out import LeftOut
 from crl_jax.data.quiet import tf, tfds
 from crl_jax.data.records import Records
 from crl_jax.data.source import Source
@@ -52,16 +53,13 @@ def train_batches(
         )
         return tf.searchsorted(reach, tf.gather(draws, share)), positions
 
-    def example(record: tf.Tensor, number: tf.Tensor, position: tf.Tensor) -> Batch:
-        features = _parse(source, record)
+    def decode(encoded: tf.Tensor, position: tf.Tensor) -> tf.Tensor:
         image_seed = tf.stack([tf.cast(seed, tf.int64), position])
-        image = preprocess.train_image(features[source.image], image_seed, config.data)
-        name = features.get("file", tf.strings.as_string(number))
-        return {"image": image, "labels": _labels(source, features), "file": name}
+        return preprocess.train_image(encoded, image_seed, config.data)
 
-    steps = tf.data.Dataset.range(first_step, np.iinfo(np.int64).max)
-    dataset = steps.map(numbers)
-    return iter(_batches(dataset, records, example, len(share)))
+    left_out = _none_left_out(config, config.data.train_split, records, decode)
+    steps = range(first_step, np.iinfo(np.int64).max)
+    return iter(_Batches(source, records, steps, numbers, left_out))
 
 
 def eval_batches(source: Source, config: ConfigDict, split: str) -> Iterable[Batch]:
@@ -86,20 +84,22 @@ def eval_batches(source: Source, config: ConfigDict, split: str) -> Iterable[Bat
         positions = tf.where(positions < len(records), positions, _NO_EXAMPLE)
         return tf.maximum(positions, 0), positions
 
-    def example(record: tf.Tensor, number: tf.Tensor, position: tf.Tensor) -> Batch:
-        features = _parse(source, record)
-        real = position != _NO_EXAMPLE
-        labels = _labels(source, features)
-        name = features.get("file", tf.strings.as_string(number))
-        return {
-            "image": preprocess.eval_image(features[source.image], config.data),
-            "labels": {t: tf.where(real, label, -1) for t, label in labels.items()},
-            "file": tf.where(real, name, ""),
-        }
+    def decode(encoded: tf.Tensor, position: tf.Tensor) -> tf.Tensor:
+        return preprocess.eval_image(encoded, config.data)
 
-    return _batches(
-        tf.data.Dataset.range(steps).map(numbers), records, example, len(share)
-    )
+    left_out = _none_left_out(config, split, records, decode)
+    return _Batches(source, records, range(steps), numbers, left_out)
+
+
+def _none_left_out(
+    config: ConfigDict, split: str, records: Records, decode: Any
+) -> LeftOut:
+    """Returns the count of what is left out, whose place the mean colour takes."""
+    colour = np.rint(255 * np.array(config.data.mean)).clip(0, 255).astype(np.uint8)
+    size = config.data.image_size
+    instead = np.broadcast_to(colour, (size, size, 3))
+    share = config.data.max_undecodable
+    return LeftOut(split, len(records), share, decode, instead)
 
 
 def shuffled(positions: tf.Tensor, size: int, seed: int) -> tf.Tensor:
@@ -138,45 +138,122 @@ def _share_of_batch(config: ConfigDict) -> np.ndarray:
     return jax.process_index() * local + np.arange(local)
 
 
-def _batches(
-    numbers: tf.data.Dataset, records: Records, example: Any, batch_size: int
-) -> "_Batches":
-    """Reads, decodes and batches examples on all cores, in a fixed order.
+class _Batches:
+    """Batches as NumPy arrays; each iteration begins anew.
 
-    Args:
-      numbers: of `(numbers of examples [B], positions [B])`.
-      records: where to read them.
-      example: `(record, number, position) -> example`.
-      batch_size: B.
+    They are read, decoded and batched on all cores, in a fixed order. Pictures that
+    cannot be decoded have no label, and an empty file name.
     """
 
-    def read(numbers: tf.Tensor, positions: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        read_all = tf.numpy_function(
-            lambda n: np.array(records.read(n), object), [numbers], tf.string
-        )
-        read_all.set_shape((batch_size,))
-        return read_all, numbers, positions
+    def __init__(
+        self,
+        source: Source,
+        records: Records,
+        steps: range,
+        numbers: Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]],
+        left_out: LeftOut,
+    ) -> None:
+        """Describes them.
 
-    dataset = (
-        numbers.map(read, num_parallel_calls=2)
-        .unbatch()
-        .map(example, num_parallel_calls=tf.data.AUTOTUNE)
-        .batch(batch_size, drop_remainder=True)
-        .prefetch(2)
-    )
-    options = tf.data.Options()
-    options.deterministic = True
-    return _Batches(dataset.with_options(options))
-
-
-class _Batches:
-    """Batches as NumPy arrays; each iteration begins anew."""
-
-    def __init__(self, dataset: tf.data.Dataset) -> None:
-        self._dataset = dataset
+        Args:
+          source: of the examples.
+          records: where to read them.
+          steps: a batch each.
+          numbers: from a step to the numbers of its examples and their positions, both
+            `[B]` int64.
+          left_out: decodes them.
+        """
+        self._source, self._records = source, records
+        self._steps, self._numbers, self._left_out = steps, numbers, left_out
 
     def __iter__(self) -> Iterator[Batch]:
-        return self._dataset.as_numpy_iterator()
+        step = self._steps.start
+        batches = self._from(step)
+        while step < self._steps.stop:
+            try:
+                batch = next(batches)
+            except tf.errors.OpError:
+                if self._records.damage is not None:
+                    raise self._records.damage from None
+                if not self._finds_undecodable(step):
+                    raise
+                batches = self._from(step)
+                continue
+            yield self._told(batch)
+            step += 1
+
+    def _from(self, step: int) -> Iterator[Batch]:
+        """Returns the batches from `step` on, with what is left out as if it were."""
+
+        def read(numbers: tf.Tensor, positions: tf.Tensor) -> tuple[tf.Tensor, ...]:
+            suspected = tf.numpy_function(self._left_out.suspected, [numbers], tf.bool)
+            suspected.set_shape(numbers.shape)
+            records = tf.numpy_function(
+                lambda n: np.array(self._records.read(n), object), [numbers], tf.string
+            )
+            records.set_shape(numbers.shape)
+            return records, numbers, positions, suspected
+
+        dataset = (
+            tf.data.Dataset.range(step, self._steps.stop)
+            .map(self._numbers)
+            .map(read, num_parallel_calls=2)
+            .unbatch()
+            .map(self._example, num_parallel_calls=tf.data.AUTOTUNE)
+            .batch(self._size, drop_remainder=True)
+            .prefetch(2)
+        )
+        options = tf.data.Options()
+        options.deterministic = True
+        return dataset.with_options(options).as_numpy_iterator()
+
+    @property
+    def _size(self) -> int:
+        """B."""
+        return len(self._numbers(tf.constant(self._steps.start, tf.int64))[0])
+
+    def _example(
+        self,
+        record: tf.Tensor,
+        number: tf.Tensor,
+        position: tf.Tensor,
+        suspected: tf.Tensor,
+    ) -> Batch:
+        features = _parse(self._source, record)
+        encoded = features[self._source.image]
+        image, decoded = self._left_out.decode(encoded, position, suspected)
+        labelled = decoded & (position != _NO_EXAMPLE)
+        labels = _labels(self._source, features)
+        return {
+            "image": image,
+            "labels": {t: tf.where(labelled, label, -1) for t, label in labels.items()},
+            "file": features.get("file", tf.strings.as_string(number)),
+            "number": number,
+            "position": position,
+            "decoded": decoded,
+        }
+
+    def _finds_undecodable(self, step: int) -> bool:
+        """Whether pictures of a step cannot be decoded that were not known before."""
+        numbers, positions = self._numbers(tf.constant(step, tf.int64))
+        records = self._records.read(numbers.numpy())
+        found = [
+            self._left_out.suspect(
+                int(number), _parse(self._source, record)[self._source.image], position
+            )
+            for record, number, position in zip(
+                records, numbers, positions, strict=True
+            )
+        ]
+        return any(found)
+
+    def _told(self, batch: Batch) -> Batch:
+        """Tells of what could not be decoded; returns what a batch promises."""
+        numbers, decoded = batch.pop("number"), batch.pop("decoded")
+        named = decoded & (batch.pop("position") != _NO_EXAMPLE)
+        for i in np.flatnonzero(~decoded):
+            self._left_out.tell(int(numbers[i]), batch["file"][i].decode("utf-8"))
+        return batch | {"file": np.where(named, batch["file"], b"")}
 
 
 def _parse(source: Source, record: tf.Tensor) -> dict[str, tf.Tensor]:

@@ -1,0 +1,106 @@
+"""Pictures that cannot be decoded when their turn comes: left out, counted, told.
+
+Shards made from a manifest hold checked pictures; those of a TFDS data set need not be
+whole. TensorFlow catches no error within its graph, and Python is slow at it: so only
+pictures that failed before are decoded with care.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from crl_jax.data.manifest import first_few
+from crl_jax.data.quiet import no_stderr, tf
+from crl_jax.errors import UserError
+from crl_jax.terminal import console
+
+
+class LeftOut:
+    """The pictures of a split that could not be decoded so far.
+
+    What one draw of a picture gives depends on its own bytes and crop alone, never on
+    what was seen before; so a run that goes on reads the same bits.
+    """
+
+    def __init__(
+        self,
+        split: str,
+        size: int,
+        max_share: float,
+        decode: Callable[[tf.Tensor, tf.Tensor], tf.Tensor],
+        instead: np.ndarray,
+    ) -> None:
+        """Begins with none.
+
+        Args:
+          split: its name.
+          size: number of its pictures.
+          max_share: of them, more than which are too many.
+          decode: from encoded bytes `[]` and a position `[]` to `[H, W, 3]` uint8.
+          instead: `[H, W, 3]` uint8, what stands for a picture that is left out.
+        """
+        self._split, self._size, self._max_share = split, size, max_share
+        self._decode, self._instead = decode, instead
+        self._suspects: set[int] = set()
+        self._files: dict[int, str] = {}
+
+    def suspected(self, numbers: np.ndarray) -> np.ndarray:
+        """Returns which pictures need care, `[B]` bool, of their numbers `[B]`."""
+        return np.array([n in self._suspects for n in numbers], bool)
+
+    def suspect(self, number: int, encoded: tf.Tensor, position: tf.Tensor) -> bool:
+        """Returns whether a picture fails that was not known to; it needs care then."""
+        if number in self._suspects or self._try(encoded, position)[1]:
+            return False
+        self._suspects.add(number)
+        return True
+
+    def decode(
+        self, encoded: tf.Tensor, position: tf.Tensor, suspected: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns a picture and whether it could be decoded, in TensorFlow's graph."""
+
+        def careful() -> tuple[tf.Tensor, tf.Tensor]:
+            image, decoded = tf.numpy_function(
+                self._try, [encoded, position], [tf.uint8, tf.bool]
+            )
+            decoded.set_shape(())
+            return tf.ensure_shape(image, self._instead.shape), decoded
+
+        return tf.cond(
+            suspected,
+            careful,
+            lambda: (self._decode(encoded, position), tf.constant(True)),
+        )
+
+    def _try(self, encoded: bytes, position: int) -> tuple[np.ndarray, np.bool_]:
+        try:
+            with no_stderr():  # the decoder writes a line each time
+                image = self._decode(
+                    tf.convert_to_tensor(encoded), tf.cast(position, tf.int64)
+                )
+            return image.numpy(), np.bool_(True)
+        except tf.errors.InvalidArgumentError:
+            return self._instead, np.bool_(False)
+
+    def tell(self, number: int, file: str) -> None:
+        """Counts a picture; tells of the first, second, fourth, eighth ... one.
+
+        Raises:
+          UserError: they are too many now.
+        """
+        if number in self._files:
+            return
+        self._files[number] = file
+        count, listed = len(self._files), first_few([*self._files.values()], str)
+        if count > self._max_share * self._size:
+            raise UserError(
+                f"{count:,} of the {self._size:,} pictures of {self._split} cannot be "
+                f"decoded, more than config.data.max_undecodable={self._max_share}: "
+                f"{listed}. Mend them and prepare the data again, or allow more."
+            )
+        if count & (count - 1) == 0:
+            console.print(
+                f"Left out of {self._split}, since they cannot be decoded: {listed}.",
+                soft_wrap=True,
+            )

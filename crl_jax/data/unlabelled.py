@@ -1,0 +1,121 @@
+"""Pictures without labels, as the network sees those that it is evaluated on."""
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from crl_jax.data import Batch, pictures, preprocess
+from crl_jax.data.quiet import tf
+from crl_jax.errors import UserError
+
+# A file, what is in one, or `[rows, columns, 3]` uint8.
+Picture = str | Path | bytes | np.ndarray
+
+# Of a folder these are taken; a file that is named itself is always tried.
+SUFFIXES = (
+    ".avif",
+    ".bmp",
+    ".gif",
+    ".jfif",
+    ".jpeg",
+    ".jpg",
+    ".png",
+    ".tif",
+    ".tiff",
+    ".webp",
+)
+
+
+def find(paths: Iterable[Path]) -> list[Path]:
+    """Returns the files among `paths`, and the pictures in the folders among them.
+
+    Folders are searched to the bottom, in the order of their names; files and folders
+    whose name begins with a dot are left out.
+
+    Raises:
+      UserError: a folder has no picture, or cannot be read.
+    """
+    found: list[Path] = []
+    for path in paths:
+        inside = _in_folder(path) if path.is_dir() else [path]
+        if not inside:
+            raise UserError(
+                f"The folder {path} has no picture ({', '.join(SUFFIXES)})."
+            )
+        found += inside
+    return found
+
+
+def _in_folder(folder: Path) -> list[Path]:
+    def refuse(error: OSError) -> None:
+        raise UserError(f"The folder {error.filename}: {error.strerror}.")
+
+    found = []
+    for parent, folders, files in os.walk(folder, onerror=refuse):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [Path(parent, f) for f in files if f.lower().endswith(SUFFIXES)]
+    return sorted(path for path in found if not path.name.startswith("."))
+
+
+def check(picture: Any) -> Picture:
+    """Returns one picture as `batches` takes it.
+
+    Args:
+      picture: a path, the bytes of a file, or what NumPy makes `[rows, columns, 3]`
+        uint8 of, such as a Pillow image in RGB.
+
+    Raises:
+      UserError: it is none of them.
+    """
+    if isinstance(picture, (str, Path, bytes)):
+        return picture
+    array = np.asarray(picture)
+    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[-1] != 3:
+        raise UserError(
+            f"A picture is {array.dtype} {list(array.shape)}: give [rows, columns, 3] "
+            "uint8, a path or the bytes of a file."
+        )
+    if 0 in array.shape:
+        raise UserError("A picture has no pixels.")
+    return array
+
+
+def batches(
+    items: Sequence[Picture], data: ConfigDict, batch_size: int
+) -> Iterator[Batch]:
+    """Yields pictures in order, decoded on all cores and cut as in evaluation.
+
+    Args:
+      items: from `check`.
+      data: `config.data` of a checked config.
+      batch_size: B.
+
+    Returns:
+      `{"image": [B, H, W, 3] uint8, "error": [B] bytes}`; where there is an error the
+      picture means nothing. The last batch is shorter.
+    """
+
+    def read(number: np.ndarray) -> tuple[bytes | np.ndarray, bytes]:
+        item = items[int(number)]
+        try:
+            if isinstance(item, np.ndarray):
+                return tf.io.encode_png(item).numpy(), b""
+            return pictures.encode(item, data.resize), b""
+        except pictures.BadPicture as error:
+            return _NO_PICTURE, str(error).encode("utf-8")
+
+    def example(number: tf.Tensor) -> Batch:
+        encoded, error = tf.numpy_function(read, [number], (tf.string, tf.string))
+        encoded.set_shape(())
+        return {"image": preprocess.eval_image(encoded, data), "error": error}
+
+    dataset = tf.data.Dataset.range(len(items))
+    dataset = dataset.map(example, num_parallel_calls=tf.data.AUTOTUNE)
+    return dataset.batch(batch_size).prefetch(2).as_numpy_iterator()
+
+
+_NO_PICTURE: bytes = tf.io.encode_png(np.zeros((1, 1, 3), np.uint8)).numpy()

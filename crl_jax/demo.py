@@ -1,0 +1,83 @@
+"""Open a page that answers for pictures, on this machine.
+
+  python -m crl_jax.demo --workdir=runs/mine
+
+It needs Gradio: `pip install crl_jax[demo]`. The page is at http://127.0.0.1:7860 and
+for this machine alone, unless --host=0.0.0.0 lets others of the network in. It needs no
+internet and reports to nobody; what is uploaded is deleted within 20 minutes.
+"""
+
+import os
+import socket
+from pathlib import Path
+
+from crl_jax import cli
+from crl_jax.errors import UserError
+
+
+def serve(workdir: Path, host: str, port: int) -> None:
+    """Serves the page of a run until the process is stopped.
+
+    Args:
+      workdir: the run's folder.
+      host: address to listen at.
+      port: likewise.
+
+    Raises:
+      UserError: Gradio is not installed, the port is taken, or there is no run.
+    """
+    # Gradio reads these when it is imported.
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+    try:
+        import uvicorn
+
+        from crl_jax import demo_page
+    except ImportError as error:
+        raise UserError(
+            "The demo needs Gradio: install it with `pip install crl_jax[demo]`, or in "
+            "a clone `pip install .[demo]`."
+        ) from error
+    from crl_jax.prediction import load
+    from crl_jax.terminal import console
+
+    predictor = load(workdir)
+    with _listen(host, port) as listening:
+        app = demo_page.app(predictor, workdir.resolve().name)
+        # An open page keeps its connection; it is not waited for at the end.
+        config = uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1)
+        server = uvicorn.Server(config)
+        # Whoever asks before the server has started waits for it.
+        console.print(
+            f"The page is at http://{host}:{port} (Ctrl-C stops it).", soft_wrap=True
+        )
+        server.run(sockets=[listening])
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        return socket.create_server((host, port))
+    except OSError as error:
+        raise UserError(
+            f"--host={host} --port={port} cannot be listened at ({error.strerror}): "
+            "give another --port."
+        ) from error
+
+
+def main() -> None:
+    """Reads the arguments and serves the page."""
+    verb = cli.parser("demo", __doc__)
+    cli.add_workdir(verb, "folder of a run that was trained")
+    add = verb.add_argument
+    add("--host", default="127.0.0.1", help="address to listen at")
+    add("--port", type=cli.positive, default=7860, help="likewise")
+    arguments = cli.read(verb)
+
+    from crl_jax import devices
+
+    devices.start()
+    serve(**vars(arguments))
+
+
+if __name__ == "__main__":
+    cli.run(main)

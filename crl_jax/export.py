@@ -1,0 +1,74 @@
+"""Export a trained network for other tools, with its labels and a model card.
+
+  python -m crl_jax.export --workdir=runs/mine --to=onnx
+
+It takes uint8 pictures, as many at a time as you like, normalises them itself, and
+answers with probabilities by the names of the tasks. The folder is laid out as the
+Hugging Face Hub expects it.
+
+  stablehlo    model.stablehlo, for JAX without this package
+  onnx         model.onnx, for ONNX Runtime (needs `pip install crl_jax[onnx]`)
+  safetensors  the arrays alone (needs `pip install crl_jax[safetensors]`)
+  saved_model  saved_model/, for TensorFlow and TensorFlow Serving
+"""
+
+from pathlib import Path
+
+from crl_jax import cli
+from crl_jax.errors import UserError
+
+FORMATS = ("stablehlo", "onnx", "safetensors", "saved_model")
+
+
+def export(workdir: Path, what: dict[str, str], out: Path) -> None:
+    """Exports the best checkpoint of the run in `workdir`.
+
+    Args:
+      workdir: the run's folder.
+      what: `format`, one of `FORMATS`; `data_name` and `data_license` of the data.
+      out: folder to write to.
+
+    Raises:
+      UserError: there is no run, or no checkpoint; a package is not installed; or the
+        folder cannot be written.
+    """
+    from crl_jax import devices, export_formats, model_card
+    from crl_jax.trained import load
+
+    trained = load(workdir, devices.make_mesh())
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        export_formats.FORMATS[what["format"]](trained, out)
+        model_card.write(trained, out, workdir, what)
+    except OSError as error:
+        raise UserError(f"--out={out} cannot be written: {error.strerror}.") from error
+
+
+def main() -> None:
+    """Reads the arguments and exports."""
+    verb = cli.parser("export", __doc__)
+    cli.add_workdir(verb, "folder of a run that was trained")
+    add = verb.add_argument
+    add("--to", required=True, choices=FORMATS, dest="format", help="the format")
+    add(
+        "--out",
+        type=cli.path,
+        metavar="DIR",
+        help="default: export/FORMAT in --workdir",
+    )
+    add("--data_name", metavar="TEXT", help="of the data, for the model card")
+    add("--data_license", metavar="TEXT", help="of the data, for the model card")
+    arguments = vars(cli.read(verb))
+
+    from crl_jax import devices
+    from crl_jax.terminal import console
+
+    devices.start()
+    workdir = arguments.pop("workdir")
+    out = arguments.pop("out", workdir / "export" / arguments["format"])
+    export(workdir, arguments, out)
+    console.print(f"Wrote {out}", soft_wrap=True)
+
+
+if __name__ == "__main__":
+    cli.run(main)

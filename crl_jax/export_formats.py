@@ -1,0 +1,148 @@
+"""A trained network in the formats of other tools.
+
+Each takes pictures `[B, H, W, 3]` uint8 named `image`, B free and H = W =
+`config.data.image_size`, normalises them itself, and returns the probabilities of each
+task, `[B, K]` float32, under the task's name.
+"""
+
+import importlib
+import logging
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+
+from crl_jax.errors import UserError
+from crl_jax.models import MultitaskResNet
+from crl_jax.trained import Trained
+
+# What JAX's StableHLO programs run on; the same file serves them all.
+_PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
+
+
+def _probabilities(
+    network: MultitaskResNet, variables: Any, image: jax.Array
+) -> dict[str, jax.Array]:
+    logits: Any = network.apply(variables, image)
+    return {task: jax.nn.softmax(logits[task]) for task in network.classes}
+
+
+def _with_variables(
+    trained: Trained,
+) -> Callable[[jax.Array], dict[str, jax.Array]]:
+    """Returns the function of the pictures alone."""
+    variables = jax.device_get(trained.variables)
+    return lambda image: _probabilities(trained.network, variables, image)
+
+
+def write_stablehlo(trained: Trained, folder: Path) -> None:
+    """Writes `model.stablehlo`, which `jax.export.deserialize` reads."""
+    from jax import export
+
+    (batch,) = export.symbolic_shape("batch")
+    function = jax.jit(_with_variables(trained))
+    exported = export.export(function, platforms=_PLATFORMS)(_images(trained, batch))
+    (folder / "model.stablehlo").write_bytes(exported.serialize())
+
+
+def write_onnx(trained: Trained, folder: Path) -> None:
+    """Writes `model.onnx`, and `model.onnx.data` beside it if it is large.
+
+    Raises:
+      UserError: jax2onnx is not installed.
+    """
+    jax2onnx = _import("jax2onnx", "onnx")
+    function, tasks = _with_variables(trained), list(trained.network.classes)
+
+    def in_order(image: jax.Array) -> tuple[jax.Array, ...]:
+        answer = function(image)
+        return tuple(answer[task] for task in tasks)
+
+    # It warns of its own choices of types, which change nothing here.
+    notes, level = logging.getLogger("onnx_ir"), logging.getLogger("onnx_ir").level
+    notes.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            jax2onnx.to_onnx(
+                in_order,
+                [_images(trained, "batch")],
+                model_name="crl_jax",
+                return_mode="file",
+                output_path=str(folder / "model.onnx"),
+                input_names=["image"],
+                output_names=tasks,
+            )
+    finally:
+        notes.setLevel(level)
+
+
+def write_safetensors(trained: Trained, folder: Path) -> None:
+    """Writes `model.safetensors`, the arrays alone.
+
+    Each lies under its path, such as `params/res5b/conv1/kernel`; what is branched has
+    a leading axis T.
+
+    Raises:
+      UserError: safetensors is not installed.
+    """
+    safetensors = _import("safetensors.numpy", "safetensors")
+    variables = jax.device_get(trained.variables)
+    arrays = traverse_util.flatten_dict(variables, sep="/")
+    arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    (folder / "model.safetensors").write_bytes(safetensors.save(arrays))
+
+
+def write_saved_model(trained: Trained, folder: Path) -> None:
+    """Writes `saved_model/` for TensorFlow, with the signature `serving_default`."""
+    from crl_jax.data.quiet import tf  # first, since jax2tf imports TensorFlow aloud
+
+    from jax.experimental import jax2tf  # isort: skip
+
+    network = trained.network
+    module = tf.Module()
+    module.weights = tf.nest.map_structure(
+        tf.Variable, jax.device_get(trained.variables)
+    )
+    converted = jax2tf.convert(
+        lambda variables, image: _probabilities(network, variables, image),
+        polymorphic_shapes=[None, "(batch, ...)"],
+        with_gradient=False,
+        native_serialization_platforms=("cpu", "cuda", "tpu"),
+    )
+    size = trained.run.config.data.image_size
+    image = tf.TensorSpec((None, size, size, 3), tf.uint8, name="image")
+    module.probabilities = tf.function(
+        lambda image: converted(module.weights, image),
+        input_signature=[image],
+        autograph=False,
+    )
+    signatures = {"serving_default": module.probabilities.get_concrete_function()}
+    tf.saved_model.save(module, str(folder / "saved_model"), signatures=signatures)
+
+
+FORMATS: Mapping[str, Callable[[Trained, Path], None]] = {
+    "stablehlo": write_stablehlo,
+    "onnx": write_onnx,
+    "safetensors": write_safetensors,
+    "saved_model": write_saved_model,
+}
+
+
+def _images(trained: Trained, batch: Any) -> jax.ShapeDtypeStruct:
+    size = trained.run.config.data.image_size
+    return jax.ShapeDtypeStruct((batch, size, size, 3), jnp.uint8)
+
+
+def _import(module: str, extra: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise UserError(
+            f"This format needs {module.partition('.')[0]}: install it with "
+            f"`pip install crl_jax[{extra}]`, or in a clone `pip install .[{extra}]`."
+        ) from error

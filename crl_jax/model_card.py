@@ -1,0 +1,235 @@
+"""What travels with an exported network: labels, settings, and a model card.
+
+The names and the layout are those of the Hugging Face Hub: `README.md` with metadata,
+`config.json`, `preprocessor_config.json`.
+"""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import crl_jax
+from crl_jax import metrics
+from crl_jax.terminal import percent
+from crl_jax.trained import Trained
+
+_PAPER = "https://arxiv.org/abs/1604.01335"
+
+_USE = {
+    "stablehlo": """import jax
+
+with open("model.stablehlo", "rb") as file:
+    model = jax.export.deserialize(bytearray(file.read()))
+probabilities = model.call(images)  # {task: [B, K]}""",
+    "onnx": """import onnxruntime
+
+model = onnxruntime.InferenceSession("model.onnx")
+tasks = [output.name for output in model.get_outputs()]
+answers = model.run(tasks, {"image": images})
+probabilities = dict(zip(tasks, answers))  # {task: [B, K]}""",
+    "safetensors": """import json
+
+import jax
+from flax.traverse_util import unflatten_dict
+from safetensors.numpy import load_file
+
+from crl_jax.config import from_dict
+from crl_jax.models import build
+
+with open("config.json") as file:
+    description = json.load(file)
+classes = {task: len(names) for task, names in description["labels"].items()}
+network = build(from_dict(description["crl_jax"]), classes)
+variables = unflatten_dict(load_file("model.safetensors"), sep="/")
+logits = network.apply(variables, images)
+probabilities = {task: jax.nn.softmax(x) for task, x in logits.items()}""",
+    "saved_model": """import tensorflow as tf
+
+model = tf.saved_model.load("saved_model").signatures["serving_default"]
+probabilities = model(image=tf.constant(images))  # {task: [B, K]}""",
+}
+
+_PREPARE = """import numpy as np
+from PIL import Image, ImageOps
+
+
+def prepare(file):
+    image = ImageOps.exif_transpose(Image.open(file)).convert("RGB")
+    side = max(round({crop} * min(image.size)), 1)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    how = Image.Resampling.BOX if side > 2 * {size} else Image.Resampling.BILINEAR
+    box = (left, top, left + side, top + side)
+    return np.asarray(image.resize(({size}, {size}), how, box))
+
+
+images = np.stack([prepare("a.jpg"), prepare("b.jpg")])  # [B, H, W, 3] uint8"""
+
+
+def write(trained: Trained, folder: Path, workdir: Path, what: dict[str, str]) -> None:
+    """Writes all that belongs to a network but the network.
+
+    Args:
+      trained: the network.
+      folder: where it was exported to.
+      workdir: the run's folder, for the accuracies that it ended with.
+      what: `format`, and `data_name` and `data_license` as the user said them.
+    """
+    config = json.loads(trained.run.config.to_json())
+    # Where the data lay is of no use elsewhere, and may say who trained.
+    config["data"] |= {"manifest": Path(config["data"]["manifest"]).name, "dir": ""}
+    config["train"]["task_devices"] = 1
+    config["model"]["sync_batch_norm"] = False
+    data = trained.run.config.data
+    description = {
+        "model_type": "crl_jax",
+        "architectures": ["MultitaskResNet"],
+        "library_version": crl_jax.__version__,
+        "image_size": data.image_size,
+        "labels": {task: list(names) for task, names in trained.run.classes.items()},
+        "crl_jax": config,
+    }
+    preprocessor = {
+        "image_processor_type": "crl_jax",
+        "do_center_crop": True,
+        "crop_share_of_shorter_side": data.eval_crop,
+        "do_resize": True,
+        "size": {"height": data.image_size, "width": data.image_size},
+        # The network does these itself.
+        "do_rescale": False,
+        "do_normalize": False,
+    }
+    _write_json(folder / "config.json", description)
+    _write_json(folder / "preprocessor_config.json", preprocessor)
+    card = model_card(trained, _result(workdir), what)
+    (folder / "README.md").write_text(card, "utf-8")
+
+
+def _write_json(path: Path, content: Any) -> None:
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", "utf-8")
+
+
+def _result(workdir: Path) -> dict[str, Any]:
+    """Returns what the run ended with; empty if it has not ended."""
+    path = workdir / "result.json"
+    return json.loads(path.read_text("utf-8")) if path.exists() else {}
+
+
+def model_card(trained: Trained, result: dict[str, Any], what: dict[str, str]) -> str:
+    """Returns the model card, in Markdown with the Hub's metadata before it.
+
+    Args:
+      trained: the network.
+      result: content of the run's `result.json`, or empty.
+      what: see `write`.
+    """
+    run, data = trained.run, trained.run.config.data
+    name = _line(what.get("data_name") or data.tfds or Path(data.manifest).stem)
+    tasks = ", ".join(f"{task} ({len(of):,})" for task, of in run.classes.items())
+    classes = _table(
+        "| task | classes |\n|---|---:|",
+        (f"| {_cell(task)} | {len(of):,} |" for task, of in run.classes.items()),
+    )
+    prepare = _PREPARE.format(crop=data.eval_crop, size=data.image_size)
+    return "\n\n".join(
+        [
+            f"---\n{_metadata(trained, result, name, what)}---",
+            f"# {name}: {tasks}",
+            _introduction(trained),
+            "## Trained on",
+            f"{name}. Licence of the data: {_line(what.get('data_license', _UNKNOWN))}",
+            classes,
+            "All labels are in `config.json`, under `labels`, in the order of the "
+            "probabilities.",
+            "## Accuracy",
+            _accuracies(result),
+            "## Use",
+            f"Pictures are cut to the middle {data.eval_crop:.4g} of their shorter "
+            f"side, and resized to {data.image_size} x {data.image_size}; the network "
+            "does the rest. In training this was done by TensorFlow; Pillow does "
+            "nearly the same:",
+            f"```python\n{prepare}\n```",
+            f"```python\n{_USE[what['format']]}\n```",
+            "## Limits",
+            "\n".join(f"- {limit}" for limit in _LIMITS),
+            "",
+        ]
+    )
+
+
+def _introduction(trained: Trained) -> str:
+    model, tasks = trained.run.config.model, len(trained.run.classes)
+    start = "learned from" if model.cross.learned else "fixed at"
+    several = f"{tasks} label sets" if tasks > 1 else "a label set"
+    return (
+        f"One network for {several}: a cross-residual multitask ResNet-{model.depth}, "
+        f"branched from {model.branch_from}, with cross weights ({model.cross.kind}) "
+        f"{start} {model.cross.init:g} ([Jou and Chang 2016]({_PAPER})). Made with "
+        f"crl_jax {crl_jax.__version__}; checkpoint of step {trained.step:,}."
+    )
+
+
+_UNKNOWN = (
+    "not stated. The pictures may have owners whose terms also bind what was trained "
+    "on them: ask before you pass this on."
+)
+_LIMITS = (
+    "It answers with its labels for any picture, also for one of something else.",
+    "Its probabilities were not calibrated.",
+    "It has learnt what is common in its data, and that data's biases with it. Do not "
+    "let it decide about people.",
+    "The accuracy above is of one training, on pictures like those it was trained on.",
+)
+
+
+def _metadata(
+    trained: Trained, result: dict[str, Any], name: str, what: dict[str, str]
+) -> str:
+    """Returns the Hub's metadata as YAML, whose values are written as JSON."""
+    fields: dict[str, Any] = {
+        "library_name": "crl_jax",
+        "pipeline_tag": "image-classification",
+        "tags": ["multitask", "cross-residual", "jax", "flax", what["format"]],
+    }
+    if license_name := what.get("data_license"):
+        fields |= {"license": "other", "license_name": license_name}
+    values = [
+        {
+            "task": {"type": "image-classification", "name": task},
+            "dataset": {"type": name, "name": name, "split": result["split"]},
+            "metrics": [{"type": "accuracy", "value": round(of["top1"], 4)}],
+        }
+        for task, of in result.get("result", {}).items()
+        if task != metrics.JOINT and of["top1"] is not None
+    ]
+    if values:
+        fields["model-index"] = [{"name": f"{name}-crl_jax", "results": values}]
+    lines = (f"{key}: {json.dumps(value)}\n" for key, value in fields.items())
+    return "".join(lines)
+
+
+def _accuracies(result: dict[str, Any]) -> str:
+    if not result:
+        return "Not known: the training had not ended."
+    lines = []
+    for task, values in result["result"].items():
+        what = "all tasks right" if task == metrics.JOINT else _cell(task)
+        top1, top5 = (
+            "–" if values.get(n) is None else percent(values[n])
+            for n in ("top1", "top5")
+        )
+        lines.append(f"| {what} | {values['count']:,} | {top1} | {top5} |")
+    table = _table("| task | pictures | top-1 | top-5 |\n|---|---:|---:|---:|", lines)
+    return f"In percent, split {result['split']}:\n\n{table}"
+
+
+def _table(head: str, lines: Iterable[str]) -> str:
+    return "\n".join([head, *lines])
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())

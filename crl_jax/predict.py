@@ -1,0 +1,98 @@
+"""Say what a trained network sees in pictures.
+
+  python -m crl_jax.predict --workdir=runs/mine photos/ cat.jpg
+  python -m crl_jax.predict --workdir=runs/mine --format=csv photos/ > answers.csv
+
+For each picture: the most probable labels of every task, and of all tasks together
+(the most probable combination of labels among those that training pictures have). A
+picture that cannot be read is named with its reason while the rest goes on; the exit
+status is then 1.
+"""
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from crl_jax import cli
+
+if TYPE_CHECKING:
+    from crl_jax.prediction import Prediction
+
+_STDIN = "-"
+
+
+def main() -> None:
+    """Reads the arguments and predicts."""
+    verb = cli.parser("predict", __doc__)
+    cli.add_workdir(verb, "folder of a run that was trained")
+    add = verb.add_argument
+    add(
+        "pictures",
+        nargs="+",
+        metavar="FILE|FOLDER|-",
+        help="pictures; a folder stands for all in it and below, - for a picture from "
+        "the standard input",
+    )
+    add("--top", type=cli.positive, default=5, metavar="N", help="labels a task")
+    add(
+        "--format",
+        choices=("table", "json", "jsonl", "csv"),
+        default="table",
+        help="of what is printed; json: a list, jsonl: a line a picture",
+    )
+    add(
+        "--batch_size", type=cli.positive, help="over all devices; None: as in training"
+    )
+    arguments = cli.read(verb)
+    refused = _predict(arguments)
+    sys.exit(1 if refused else 0)
+
+
+def _predict(arguments: argparse.Namespace) -> int:
+    """Prints the predictions, and returns how many pictures were refused."""
+    # JAX and TensorFlow are imported only once the arguments are right.
+    from crl_jax import devices
+    from crl_jax.data import unlabelled
+    from crl_jax.prediction import load
+    from crl_jax.prediction_formats import FORMATS
+
+    devices.start()
+    predictor = load(arguments.workdir)
+    names: list[str] = []
+    for name in arguments.pictures:
+        paths = [name] if name == _STDIN else unlabelled.find([Path(name).expanduser()])
+        names += map(str, paths)
+    piped = sys.stdin.buffer.read() if _STDIN in names else b""
+    items = [piped if name == _STDIN else name for name in names]
+    refused = 0
+
+    def predictions() -> Iterator["Prediction"]:
+        nonlocal refused
+        size = getattr(arguments, "batch_size", None)
+        found = predictor.predict(items, size)
+        for name, prediction in zip(names, _with_bar(found, len(items)), strict=True):
+            refused += prediction.error is not None
+            yield dataclasses.replace(prediction, file=name)
+
+    write = FORMATS[arguments.format]
+    write(predictions(), predictor.classes, arguments.top, sys.stdout)
+    return refused
+
+
+def _with_bar(
+    predictions: Iterable["Prediction"], count: int
+) -> Iterator["Prediction"]:
+    """Yields the predictions, with a progress bar where the errors go to a terminal."""
+    from crl_jax.terminal import progress_bar
+
+    with progress_bar("pictures", count) as advance:
+        for prediction in predictions:
+            yield prediction
+            advance()
+
+
+if __name__ == "__main__":
+    cli.run(main)

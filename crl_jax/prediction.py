@@ -1,0 +1,186 @@
+"""What a trained network says of pictures, for all tasks and for all at once."""
+
+import dataclasses
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from crl_jax import devices, step, trained, workdir
+from crl_jax.data import unlabelled
+from crl_jax.models.network import DATA_AXIS
+from crl_jax.trained import Trained
+
+Ranked = list[tuple[str, float]]
+
+
+@dataclass(frozen=True)
+class Joint:
+    """The most probable combination of labels, among those seen in training.
+
+    Attributes:
+      labels: `{task: label}`.
+      probability: the product of the tasks' probabilities of these labels, divided by
+        the sum of that product over all combinations seen in training. So it is the
+        probability of the combination if the tasks, given the picture, are independent
+        but for what combinations exist.
+    """
+
+    labels: Mapping[str, str]
+    probability: float
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """What is predicted of one picture.
+
+    Attributes:
+      file: its name; empty if it has none.
+      classes: `{task: class names}`.
+      probabilities: `{task: [K] float32}`; empty if the picture was refused.
+      joint: of all tasks; None for one task, or where no training picture has all
+        labels.
+      error: why the picture was refused, if it was.
+    """
+
+    file: str
+    classes: Mapping[str, Sequence[str]]
+    probabilities: Mapping[str, np.ndarray]
+    joint: Joint | None = None
+    error: str | None = None
+
+    def top(self, task: str, count: int = 5) -> Ranked:
+        """Returns the `count` most probable labels of a task, the best first."""
+        probabilities = self.probabilities[task]
+        best = np.argsort(-probabilities, kind="stable")[:count]
+        return [(self.classes[task][k], float(probabilities[k])) for k in best]
+
+
+def load(directory: str | os.PathLike[str]) -> "Predictor":
+    """Returns the network of the best checkpoint of the run in `directory`.
+
+    Raises:
+      UserError: there is no run, or no checkpoint.
+    """
+    folder, mesh = Path(directory), devices.make_mesh()
+    combinations = workdir.read_combinations(folder)
+    return Predictor(trained.load(folder, mesh), combinations, mesh)
+
+
+class Predictor:
+    """A trained network that answers for pictures; `load` makes it.
+
+    Attributes:
+      trained: the network, and what it was trained on.
+    """
+
+    def __init__(self, trained: Trained, combinations: np.ndarray, mesh: Mesh) -> None:
+        self.trained, self._combinations, self._mesh = trained, combinations, mesh
+        eval_step = step.make_eval_step(trained.network)
+        self._eval_step = step.map_eval_step(eval_step, mesh)
+
+    def without_cross_residuals(self) -> "Predictor":
+        """Returns the same network, its variables as they are, where nothing crosses.
+
+        It was not trained so: this shows what its cross-residuals carry, and not how
+        good a plain multitask network would be.
+        """
+        network = self.trained.network.clone(cross_init=0.0, cross_learned=False)
+        trained = dataclasses.replace(self.trained, network=network)
+        return Predictor(trained, self._combinations, self._mesh)
+
+    @property
+    def classes(self) -> Mapping[str, Sequence[str]]:
+        """`{task: class names}`."""
+        return self.trained.run.classes
+
+    def __call__(self, images: Any, batch_size: int | None = None) -> list[Prediction]:
+        """Returns a prediction a picture, in their order.
+
+        Args:
+          images: one picture or a list of them; see `unlabelled.check`. `[B, rows,
+            columns, 3]` uint8 is a list, too.
+          batch_size: pictures at a time; None: as in training.
+
+        Raises:
+          UserError: something among the images is no picture at all. A file that
+            cannot be decoded is refused in its prediction instead.
+        """
+        several = isinstance(images, (list, tuple))
+        alone = isinstance(images, (str, Path, bytes))
+        alone = alone or (not several and np.ndim(images) == 3)
+        return list(self.predict([images] if alone else images, batch_size))
+
+    def predict(
+        self, images: Sequence[Any], batch_size: int | None = None
+    ) -> Iterator[Prediction]:
+        """Yields what `__call__` returns, batch by batch."""
+        items = [unlabelled.check(image) for image in images]
+        size = min(batch_size or self.trained.run.config.data.batch_size, len(items))
+        read = unlabelled.batches(items, self.trained.run.config.data, max(size, 1))
+        names = iter(
+            str(item) if isinstance(item, (str, Path)) else "" for item in items
+        )
+        for batch in read:
+            probabilities = self.probabilities(batch["image"], size)
+            joints = self._joints(probabilities)
+            for i, error in enumerate(batch["error"]):
+                if error:
+                    refused = error.decode("utf-8")
+                    yield Prediction(next(names), self.classes, {}, error=refused)
+                    continue
+                of_picture = {task: p[i] for task, p in probabilities.items()}
+                yield Prediction(next(names), self.classes, of_picture, joints[i])
+
+    def probabilities(
+        self, images: np.ndarray, batch_size: int = 0
+    ) -> dict[str, np.ndarray]:
+        """Returns the probabilities of pictures that are cut already.
+
+        Args:
+          images: `[B, H, W, 3]` uint8, H = W = `config.data.image_size`.
+          batch_size: to which they are filled up, so that the network is not compiled
+            for another one; rounded up to a multiple of the devices.
+
+        Returns:
+          `{task: [B, K] float32}`.
+        """
+        count, parts = len(images), self._mesh.shape[DATA_AXIS]
+        size = math.ceil(max(count, batch_size) / parts) * parts
+        images = np.pad(images, ((0, size - count), (0, 0), (0, 0), (0, 0)))
+        no_label = np.full(size, -1, np.int32)
+        labels = dict.fromkeys(self.classes, no_label)
+        batch = devices.put_batch({"image": images, "labels": labels}, self._mesh)
+        _, logits = self._eval_step(self.trained.variables, batch)
+        return {t: np.asarray(jax.nn.softmax(logits[t]))[:count] for t in self.classes}
+
+    def _joints(self, probabilities: Mapping[str, np.ndarray]) -> list[Joint | None]:
+        """Returns the joint answer for each of B pictures."""
+        count = len(next(iter(probabilities.values())))
+        if len(self.classes) == 1 or not len(self._combinations):
+            return [None] * count
+        with np.errstate(divide="ignore"):
+            log = {task: np.log(p) for task, p in probabilities.items()}
+        columns = zip(self.classes, self._combinations.T, strict=True)
+        scores = sum(log[task][:, labels] for task, labels in columns)  # [B, N]
+        best = np.argmax(scores, axis=1)
+        top = np.max(scores, axis=1, keepdims=True)
+        shares = 1 / np.sum(np.exp(scores - top), axis=1)
+        return [
+            Joint(
+                {
+                    task: self.classes[task][label]
+                    for task, label in zip(
+                        self.classes, self._combinations[n], strict=True
+                    )
+                },
+                float(share),
+            )
+            for n, share in zip(best, shares, strict=True)
+        ]

@@ -1,0 +1,92 @@
+"""Write a run's report: one HTML file, which opens from disk and prints.
+
+  python -m crl_jax.report --workdir=runs/digits
+
+It shows the training's curves, accuracies and confusions a class, the grid of two
+tasks, cross weights, the best and the worst pictures, calibration, cost and config.
+The pictures in it are of your data: mind their licences before you pass it on.
+"""
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from crl_jax import cli
+from crl_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from crl_jax.evaluation import Evaluation
+
+
+def write_report(workdir: Path, prepared: "Evaluation", out: Path) -> None:
+    """Evaluates a run and writes its report.
+
+    Args:
+      workdir: the run's folder.
+      prepared: from `evaluation.prepare`.
+      out: the file.
+
+    Raises:
+      UserError: the file cannot be written.
+    """
+    from crl_jax import costs
+    from crl_jax.reports import page, run_page
+    from crl_jax.reports.findings import Findings
+
+    trained = prepared.trained
+    run = trained.run
+    findings = Findings(run.classes)
+    start = time.perf_counter()
+    result = prepared.run(findings.add)
+    seconds = time.perf_counter() - start
+    count = max(values["count"] for values in result.values())
+    devices = prepared.mesh.devices
+    speed = (
+        f"This evaluation took {seconds:.1f} s for {count:,.0f} pictures of "
+        f"{run.config.data.image_size} px on {devices.size} "
+        f"{devices.flat[0].platform} device{'s' if devices.size > 1 else ''}, "
+        "reading and compilation included."
+    )
+    sizes = {task: len(names) for task, names in run.classes.items()}
+    variants = costs.variants(run.config)
+    sections = [
+        run_page.curves(workdir, list(run.classes)),
+        run_page.classes(findings),
+        run_page.grid(findings),
+        run_page.cross_weights(trained),
+        run_page.pictures(findings),
+        run_page.calibration(findings),
+        run_page.cost({n: costs.cost(c, sizes) for n, c in variants.items()}, speed),
+        run_page.settings(trained),
+    ]
+    name = workdir.resolve().name
+    heading = run_page.overview(name, trained, prepared.split, result)
+    text = page.with_sections(f"{name}: report", heading, filter(None, sections))
+    try:
+        out.write_text(text, "utf-8")
+    except OSError as error:
+        raise UserError(f"--out={out} cannot be written: {error.strerror}.") from error
+
+
+def main() -> None:
+    """Reads the arguments and writes the report."""
+    verb = cli.parser("report", __doc__)
+    cli.add_workdir(verb, "folder of a run that was trained")
+    cli.add_data_of_run(verb)
+    verb.add_argument(
+        "--out", type=cli.path, metavar="FILE", help="default: DIR/report.html"
+    )
+    arguments = vars(cli.read(verb))
+
+    from crl_jax import devices, evaluation
+    from crl_jax.terminal import console
+
+    devices.start()
+    out = arguments.pop("out", arguments["workdir"] / "report.html")
+    prepared = evaluation.prepare(**arguments)
+    write_report(arguments["workdir"], prepared, out)
+    console.print(f"Wrote {out}", soft_wrap=True)
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,250 @@
+"""Charts as SVG elements; their colours are those of the page that they stand in."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from crl_jax.reports.page import Element, element
+
+# All lengths are in units of the drawing, about a pixel each.
+_WIDTH, _HEIGHT = 340, 200
+_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 12, 8, 26
+_TICKS = 5
+_CELLS = (4, 26)  # smallest and largest side of a heat map's cell
+_MAX_SIDE = 520  # of a heat map, if the smallest cells allow it
+_LETTER = 5.8  # width of a letter, about
+_LONGEST = 24  # letters of a name
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Points to be joined by a line.
+
+    Attributes:
+      name: in the key.
+      x, y: of the points.
+      style: "accent" or "second".
+    """
+
+    name: str
+    x: Sequence[float]
+    y: Sequence[float]
+    style: str = "accent"
+
+
+def line_chart(
+    title: str, curves: Sequence[Curve], percent: bool = False, x_name: str = "step"
+) -> Element:
+    """Returns a figure with curves over steps; y begins at 0 where it is a share.
+
+    Args:
+      title: above it.
+      curves: points that are no number are left out.
+      percent: whether y is a share, 0 to 1.
+      x_name: what x is.
+    """
+    points = [_finite(curve) for curve in curves]
+    x = np.concatenate([p[:, 0] for p in points])
+    y = np.concatenate([p[:, 1] for p in points])
+    if not x.size:
+        return element("figure", element("figcaption", title), "No numbers.")
+    x_ticks = ticks(0, float(x.max()) or 1)
+    y_ticks = (
+        ticks(0, 1) if percent else ticks(min(0.0, float(y.min())), float(y.max()))
+    )
+    frame = _Frame((0, float(x.max()) or 1), (y_ticks[0], y_ticks[-1]))
+    drawing = frame.axes(x_ticks, y_ticks, percent, x_name, f"{title}, over {x_name}")
+    for curve, of_curve in zip(curves, points, strict=True):
+        line = " ".join(f"{frame.x(a):.1f},{frame.y(b):.1f}" for a, b in of_curve)
+        drawing.append(element("polyline", points=line, class_=f"curve {curve.style}"))
+    key = element("div", class_="key")
+    for curve in curves:
+        colour = f"background:var(--{curve.style})"
+        key.append(element("span", element("i", style=colour), f"{curve.name}  "))
+    return element("figure", element("figcaption", title), drawing, key)
+
+
+def reliability_diagram(
+    title: str,
+    note: str,
+    confidence: np.ndarray,
+    accuracy: np.ndarray,
+    counts: np.ndarray,
+) -> Element:
+    """Returns a figure with a bar a bin, as high as its accuracy, and the diagonal.
+
+    Args:
+      title: above it.
+      note: beneath it.
+      confidence: mean of each bin, `[N]`; NaN where it is empty.
+      accuracy: of each bin, `[N]`.
+      counts: of examples, `[N]`.
+    """
+    frame = _Frame((0, 1), (0, 1))
+    share = ticks(0, 1)
+    drawing = frame.axes(share, share, True, "confidence in percent", title)
+    width = 1 / len(counts)
+    for k in np.flatnonzero(counts):
+        text = (
+            f"{counts[k]:,} examples: confidence {100 * confidence[k]:.1f}%, "
+            f"accuracy {100 * accuracy[k]:.1f}%"
+        )
+        drawing.append(
+            element(
+                "rect",
+                element("title", text),
+                x=f"{frame.x(k * width) + 1:.1f}",
+                y=f"{frame.y(accuracy[k]):.1f}",
+                width=f"{frame.x(width) - frame.x(0) - 2:.1f}",
+                height=f"{frame.y(0) - frame.y(accuracy[k]):.1f}",
+                class_="bar",
+                fill_opacity=f"{0.3 + 0.7 * counts[k] / counts.max():.2f}",
+            )
+        )
+    diagonal = f"{frame.x(0)},{frame.y(0)} {frame.x(1)},{frame.y(1)}"
+    drawing.append(element("polyline", points=diagonal, class_="curve second"))
+    key = element("div", note, class_="key")
+    return element("figure", element("figcaption", title), drawing, key)
+
+
+def heat_map(
+    values: np.ndarray,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    titles: np.ndarray,
+    description: str,
+) -> Element:
+    """Returns cells, the fuller the closer to 1; NaN is left empty.
+
+    Args:
+      values: `[rows, columns]`, 0 to 1.
+      rows: names.
+      columns: names.
+      titles: what each cell says when it is pointed at, `[rows, columns]` str.
+      description: for those who do not see it.
+    """
+    side = float(np.clip(_MAX_SIDE / max(values.shape), *_CELLS))
+    row_names, column_names = ([_short(n) for n in names] for names in (rows, columns))
+    left = _LETTER * max(map(len, row_names)) + 8
+    top = _LETTER * max(map(len, column_names)) + 8
+    width, height = left + side * len(columns) + 2, top + side * len(rows) + 2
+    drawing = _svg(width, height, description)
+    step = math.ceil(11 / side)  # of names, where there is no room for all
+    for i in range(0, len(rows), step):
+        y = top + (i + 0.5) * side + 4
+        drawing.append(
+            element("text", row_names[i], x=left - 5, y=f"{y:.1f}", text_anchor="end")
+        )
+    for j in range(0, len(columns), step):
+        x = left + (j + 0.5) * side + 4
+        turned = f"rotate(-90 {x:.1f} {top - 5:.1f})"
+        drawing.append(
+            element(
+                "text",
+                column_names[j],
+                x=f"{x:.1f}",
+                y=f"{top - 5:.1f}",
+                transform=turned,
+            )
+        )
+    drawing.append(
+        element(
+            "rect",
+            x=f"{left:.1f}",
+            y=f"{top:.1f}",
+            width=f"{side * len(columns):.1f}",
+            height=f"{side * len(rows):.1f}",
+            class_="empty",
+        )
+    )
+    for i, j in np.argwhere(~np.isnan(values)):
+        drawing.append(
+            element(
+                "rect",
+                element("title", str(titles[i, j])),
+                x=f"{left + j * side:.1f}",
+                y=f"{top + i * side:.1f}",
+                width=f"{side - 0.8:.1f}",
+                height=f"{side - 0.8:.1f}",
+                class_="bar",
+                fill_opacity=f"{0.06 + 0.94 * float(values[i, j]):.2f}",
+            )
+        )
+    return element("div", drawing, class_="scroll")
+
+
+def ticks(low: float, high: float) -> list[float]:
+    """Returns about five round numbers that enclose `low` to `high`."""
+    if not high > low:
+        high = low + 1
+    step = 10 ** math.floor(math.log10((high - low) / _TICKS))
+    step = next(s for s in (step, 2 * step, 5 * step, 10 * step) if high - low <= 5 * s)
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [step * n for n in range(first, last + 1)]
+
+
+class _Frame:
+    """The axes of a chart, and where a value lies between them."""
+
+    def __init__(self, x: tuple[float, float], y: tuple[float, float]) -> None:
+        self._x, self._y = x, y
+
+    def x(self, value: float) -> float:
+        low, high = self._x
+        return _LEFT + (value - low) / (high - low) * (_WIDTH - _LEFT - _RIGHT)
+
+    def y(self, value: float) -> float:
+        low, high = self._y
+        share = (value - low) / (high - low)
+        return _HEIGHT - _BOTTOM - share * (_HEIGHT - _TOP - _BOTTOM)
+
+    def axes(
+        self,
+        x_ticks: Sequence[float],
+        y_ticks: Sequence[float],
+        percent: bool,
+        x_name: str,
+        description: str,
+    ) -> Element:
+        drawing = _svg(_WIDTH, _HEIGHT, description)
+        right, bottom = _WIDTH - _RIGHT, _HEIGHT - _BOTTOM
+        for tick in y_ticks:
+            y = f"{self.y(tick):.1f}"
+            drawing.append(element("path", d=f"M{_LEFT} {y}H{right}", class_="axis"))
+            text = f"{100 * tick:.0f}%" if percent else f"{tick:.4g}"
+            drawing.append(
+                element("text", text, x=_LEFT - 6, y=y, dy="4", text_anchor="end")
+            )
+        for tick in x_ticks:
+            if tick <= self._x[1]:
+                text = f"{100 * tick:.0f}" if self._x[1] == 1 else f"{tick:,.4g}"
+                x = f"{self.x(tick):.1f}"
+                drawing.append(
+                    element("text", text, x=x, y=bottom + 13, text_anchor="middle")
+                )
+        drawing.append(
+            element("text", x_name, x=right, y=_HEIGHT - 2, text_anchor="end")
+        )
+        return drawing
+
+
+def _svg(width: float, height: float, description: str) -> Element:
+    return element(
+        "svg",
+        viewBox=f"0 0 {width:.0f} {height:.0f}",
+        width=f"{width:.0f}",
+        height=f"{height:.0f}",
+        role="img",
+        aria_label=description,
+    )
+
+
+def _finite(curve: Curve) -> np.ndarray:
+    points = np.array([curve.x, curve.y], np.float64).T.reshape(-1, 2)
+    return points[np.isfinite(points).all(axis=1)]
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= _LONGEST else f"{name[: _LONGEST - 1]}…"

@@ -1,0 +1,318 @@
+"""The sections of a run's report, from what was found."""
+
+import csv
+import itertools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from crl_jax import config, metrics
+from crl_jax.costs import Cost
+from crl_jax.models.network import branched_layers, layer_names
+from crl_jax.reports import charts, page
+from crl_jax.reports.findings import Answer, Findings
+from crl_jax.reports.page import Child, Element, element
+from crl_jax.terminal import percent
+from crl_jax.trained import Trained
+
+_LARGEST_MAP = 60  # classes whose confusions are drawn
+_LISTED = 12  # classes and confusions that are listed at first
+
+Section = tuple[str, list[Child]]  # its title, and what is in it
+
+
+def overview(
+    name: str, trained: Trained, split: str, result: metrics.Means
+) -> list[Child]:
+    """Returns the heading, and a card a task."""
+    run = trained.run
+    tasks = ", ".join(f"{task} ({len(names):,})" for task, names in run.classes.items())
+    model = run.config.model
+    text = (
+        f"ResNet-{model.depth}, branched from {model.branch_from}, for {tasks}. Split "
+        f"{split} of {run.data}, checkpoint of step {trained.step:,}."
+    )
+    cards = []
+    for task, values in result.items():
+        what = "all tasks right" if task == metrics.JOINT else task
+        top5 = percent(values.get("top5", np.nan))
+        small = f"top-5 {top5}%, " if top5 != "–" else ""
+        cards.append(
+            element(
+                "div",
+                what,
+                element("b", f"{percent(values['top1'])}%"),
+                element("span", f"{small}{values['count']:,} pictures", class_="pale"),
+                class_="card",
+            )
+        )
+    return [
+        element("h1", name),
+        element("p", text, class_="pale"),
+        element("div", *cards, class_="cards"),
+    ]
+
+
+def curves(workdir: Path, tasks: Sequence[str]) -> Section:
+    """Returns accuracy and loss as they were in training."""
+    path = workdir / "metrics.csv"
+    rows: list[dict[str, str]] = []
+    if path.exists():
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+
+    def curve(column: str, split: str, style: str) -> charts.Curve:
+        of_split = [row for row in rows if row["split"] == split and row.get(column)]
+        x = [float(row["step"]) for row in of_split]
+        return charts.Curve(split, x, [float(row[column]) for row in of_split], style)
+
+    def both(column: str) -> list[charts.Curve]:
+        return [curve(column, "train", "second"), curve(column, "val", "accent")]
+
+    figures = [
+        charts.line_chart(f"{task}: top-1", both(f"{task}_top1"), percent=True)
+        for task in tasks
+    ]
+    figures.append(
+        charts.line_chart("all tasks right", both("joint_top1"), percent=True)
+    )
+    figures += [charts.line_chart(f"{t}: loss", both(f"{t}_loss")) for t in tasks]
+    figures.append(
+        charts.line_chart("learning rate", [curve("learning_rate", "train", "accent")])
+    )
+    return "Training", [element("div", *figures, class_="grid")]
+
+
+def classes(findings: Findings) -> Section:
+    """Returns the accuracy of each class, and what it is taken for."""
+    body: list[Child] = []
+    for task, names in findings.classes.items():
+        counts = findings.confusions(task)
+        lists = element("div", *_class_table(counts, names), *_confused(counts, names))
+        drawn = element("div", *_confusions(task, counts, names))
+        body += [element("h3", task), element("div", lists, drawn, class_="beside")]
+    return "Classes and confusions", body
+
+
+def _class_table(counts: np.ndarray, names: Sequence[str]) -> list[Child]:
+    """Returns the classes from the worst to the best; long lists are folded."""
+    total, right = counts.sum(axis=1), np.diag(counts)
+    occurs = np.flatnonzero(total)
+    accuracy = right / np.maximum(total, 1)
+    rows: list[list[Child]] = [
+        [names[k], page.share_bar(accuracy[k]), percent(accuracy[k]), f"{total[k]:,}"]
+        for k in occurs[np.argsort(accuracy[occurs], kind="stable")]
+    ]
+    columns = ["class", "", "top-1, %", "pictures"]
+    first = page.table(columns, rows[:_LISTED])
+    more = rows[_LISTED:]
+    if not more:
+        return [first]
+    summary = element("summary", f"{len(more):,} better classes")
+    return [first, element("details", summary, page.table(columns, more))]
+
+
+def _confused(counts: np.ndarray, names: Sequence[str]) -> list[Child]:
+    """Returns the labels that are most often predicted as another."""
+    wrong = counts * ~np.eye(len(names), dtype=bool)
+    order = np.argsort(-wrong, axis=None, kind="stable")[:_LISTED]
+    pairs = [np.unravel_index(n, wrong.shape) for n in order if wrong.flat[n]]
+    if not pairs:
+        return [element("p", "No confusions.", class_="pale")]
+    rows: list[list[Child]] = [
+        [f"{names[i]} → {names[j]}", f"{wrong[i, j]:,}", f"{counts[i].sum():,}"]
+        for i, j in pairs
+    ]
+    return [page.table(["label → predicted", "times", "of"], rows)]
+
+
+def _confusions(task: str, counts: np.ndarray, names: Sequence[str]) -> list[Child]:
+    """Returns a map of all confusions, unless the classes are too many."""
+    if len(names) > _LARGEST_MAP:
+        return []
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    titles = _titles(
+        names, names, lambda i, j: f"{counts[i, j]:,} of {counts[i].sum():,}"
+    )
+    shown = np.where(counts > 0, shares, np.nan)
+    text = "Labels down, predictions across."
+    drawing = charts.heat_map(shown, names, names, titles, f"{task}. {text}")
+    return [element("p", text, class_="pale"), drawing]
+
+
+def grid(findings: Findings) -> Section | None:
+    """Returns the grid of the two tasks with the fewest classes; None if there is one.
+
+    For adjectives, nouns and pairs of them it is the grid of adjectives and nouns.
+    """
+    if len(findings.classes) < 2:
+        return None
+    few = sorted(findings.classes, key=lambda task: len(findings.classes[task]))[:2]
+    columns, rows = few
+    counts, right = findings.grid(rows, columns)
+    names = findings.classes[rows], findings.classes[columns]
+    shares = np.where(counts > 0, right / np.maximum(counts, 1), np.nan)
+    titles = _titles(*names, lambda i, j: f"{right[i, j]:,} of {counts[i, j]:,} right")
+    text = (
+        f"{rows} down, {columns} across; each cell is a pair of labels that occurs "
+        f"({np.count_nonzero(counts):,} of {counts.size:,}). The fuller its colour, "
+        "the more of its pictures have both right."
+    )
+    chart = charts.heat_map(shares, *names, titles, f"accuracy a pair: {text}")
+    return f"{rows} and {columns}", [element("p", text, class_="pale"), chart]
+
+
+def _titles(rows: Sequence[str], columns: Sequence[str], say: Any) -> np.ndarray:
+    cells = [
+        [f"{row}, {column}: {say(i, j)}" for j, column in enumerate(columns)]
+        for i, row in enumerate(rows)
+    ]
+    return np.array(cells, dtype=object)
+
+
+def cross_weights(trained: Trained) -> Section | None:
+    """Returns the weights from task to task, by unit; None if nothing crosses."""
+    tasks, model = list(trained.run.classes), trained.run.config.model
+    branched = branched_layers(model.depth, model.branch_from) - {"stem", "head"}
+    units = [name for name in layer_names(model.depth) if name in branched]
+    crosses = len(tasks) > 1 and (model.cross.init or model.cross.learned)
+    if not crosses or not units:
+        return None
+    if not model.cross.learned:
+        text = (
+            f"Fixed at {model.cross.init:g} in {', '.join(units)}: every task's "
+            "shortcut also carries this much of each other task's."
+        )
+        return "Cross weights", [element("p", text)]
+    params = jax.device_get(trained.variables["params"])
+    figures = [
+        _unit_weights(unit, params[f"{unit}_cross"]["weight"], tasks) for unit in units
+    ]
+    text = {
+        "scalar": "The weight of each source task (across) in each target task (down).",
+        "channel": "The mean over channels, and the standard deviation, of the weight "
+        "of each source task (across) in each target task (down).",
+        "conv": "The size of each source task's (across) 1x1 convolution in each "
+        "target task (down): its Frobenius norm over the root of its channels, which "
+        "is w for w times the identity.",
+    }[model.cross.kind]
+    start = f" They began at {model.cross.init:g}."
+    body = element("div", *figures, class_="grid")
+    return "Cross weights", [element("p", text + start, class_="pale"), body]
+
+
+def _unit_weights(unit: str, weight: np.ndarray, tasks: Sequence[str]) -> Element:
+    """Returns the table of a unit, whose weights are `[T * (T - 1), ...]`."""
+    cells = {}
+    pairs = itertools.permutations(range(len(tasks)), 2)
+    for (target, source), of_pair in zip(pairs, weight, strict=True):
+        if of_pair.ndim == 0:
+            text = f"{of_pair:.3f}"
+        elif of_pair.ndim == 1:
+            text = f"{of_pair.mean():.3f} ± {of_pair.std():.3f}"
+        else:
+            text = f"{np.linalg.norm(of_pair) / np.sqrt(len(of_pair)):.3f}"
+        cells[target, source] = text
+    rows: list[list[Child]] = [
+        [task, *(cells.get((i, j), "1") for j in range(len(tasks)))]
+        for i, task in enumerate(tasks)
+    ]
+    columns = ["target", *tasks]
+    return element("figure", element("figcaption", unit), page.table(columns, rows))
+
+
+def pictures(findings: Findings) -> Section:
+    """Returns the best and the worst answers, with their labels."""
+    best = [_picture(answer, findings.classes) for answer in findings.best]
+    worst = [_picture(answer, findings.classes) for answer in findings.worst]
+    return "Best and worst pictures", [
+        element("p", "As the network sees them.", class_="pale"),
+        element("h3", "The labels it thought most probable"),
+        element("div", *best, class_="pictures"),
+        element("h3", "The labels it thought least probable"),
+        element("div", *worst, class_="pictures"),
+    ]
+
+
+def _picture(answer: Answer, names: Mapping[str, Sequence[str]]) -> Element:
+    lines: list[Child] = []
+    for task, of_task in names.items():
+        label, predicted = answer.labels[task], answer.predicted[task]
+        said = f"{of_task[predicted]} {100 * answer.confidence[task]:.0f}%"
+        if label == predicted:
+            line: Child = f"✓ {said}"
+        elif label < 0:
+            line = f"{said} (no label)"
+        else:
+            line = element("span", f"✗ {said}, is {of_task[label]}", class_="wrong")
+        lines += [line, element("br")]
+    name = element("span", answer.file, class_="pale")
+    image = page.picture(answer.image, answer.file)
+    return element("figure", image, element("p", *lines, name))
+
+
+def calibration(findings: Findings) -> Section:
+    """Returns a reliability diagram a task, with its expected calibration error."""
+    figures = []
+    for task in findings.classes:
+        of_task = findings.calibration(task)
+        title = f"{task}: ECE {100 * of_task.expected_error:.1f}%"
+        gap, sure = of_task.gap, "too sure" if of_task.gap > 0 else "not sure enough"
+        note = f"On average {sure}, by {100 * abs(gap):.1f}%."
+        figures.append(
+            charts.reliability_diagram(
+                title, note, of_task.confidence, of_task.accuracy, of_task.counts
+            )
+        )
+    text = (
+        "Pictures by the probability of what was predicted: on the line, 80% sure "
+        "means right four times in five. Fuller bars have more pictures. ECE is the "
+        "expected calibration error (Guo et al. 2017)."
+    )
+    body = element("div", *figures, class_="grid")
+    return "Calibration", [element("p", text, class_="pale"), body]
+
+
+def cost(costs: Mapping[str, Cost], speed: str) -> Section:
+    """Returns what the network costs, beside a network a task and plain multitask."""
+    columns = list(costs)
+    rows: list[list[Child]] = [
+        ["parameters", *(f"{costs[name].total:,}" for name in columns)],
+        ["GFLOPs an image", *(f"{costs[n].flops / 1e9:.2f}" for n in columns)],
+        [
+            "activations for training, MB an image",
+            *(f"{costs[name].activation_bytes / 1e6:.1f}" for name in columns),
+        ],
+    ]
+    text = (
+        "S: a network a task. M: multitask without cross-residuals. X: this network. "
+        f"{speed}"
+    )
+    table = page.table(["", *columns], rows)
+    return "Cost", [table, element("p", text, class_="pale")]
+
+
+def settings(trained: Trained) -> Section:
+    """Returns every field of the config; those that are not the default are marked."""
+    defaults = dict(config.fields(config.default()))
+    changed: list[list[Child]] = []
+    same: list[list[Child]] = []
+    for name, value in config.fields(trained.run.config):
+        default = _text(defaults[name]) if name in defaults else ""
+        rows = same if _text(value) == default else changed
+        rows.append([f"config.{name}", _text(value), default])
+    columns = ["field", "value", "default"]
+    rest = element(
+        "details",
+        element("summary", "fields with their defaults"),
+        page.table(columns, same),
+    )
+    return "Config", [page.table(columns, changed), rest]
+
+
+def _text(value: Any) -> str:
+    """Returns a value as text, a tuple as the list that JSON makes of it."""
+    return repr(list(value) if isinstance(value, tuple) else value)

@@ -1,0 +1,68 @@
+"""Runs in processes of their own, and what they leave in their folder."""
+
+import os
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from crl_jax import checkpoints, devices, models, optim, train_state, workdir
+
+PROJECT = Path(__file__).parents[1]
+
+
+def start(
+    directory: Path, *overrides: str, device_count: int = 1, **environment: str
+) -> subprocess.Popen[str]:
+    """Starts `crl_jax.main` with a tiny network on some CPU devices."""
+    flags = (
+        f"--xla_force_host_platform_device_count={device_count} "
+        "--xla_backend_optimization_level=0"
+    )
+    command = [sys.executable, "-m", "crl_jax.main", "--config=configs/manifest.py"]
+    command += [f"--workdir={directory}"]
+    command += [
+        "--config.model.depth=12",
+        "--config.model.width=0.125",
+        "--config.model.stem=small",
+        "--config.data.image_size=16",
+        "--config.data.batch_size=8",
+        "--config.train.epochs=0",
+        "--config.train.log_every=1",
+        "--config.optim.learning_rate=0.01",
+    ]
+    return subprocess.Popen(
+        [*command, *overrides],
+        cwd=PROJECT,
+        env=os.environ | {"XLA_FLAGS": flags} | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> str:
+    """Waits for a process that shall succeed, and returns what it printed."""
+    out, error = process.communicate(timeout=900)
+    assert process.returncode == 0, error[-2000:]
+    return out
+
+
+def abstract_state(directory: Path) -> Any:
+    """Shapes and places of the state of the run in `directory`."""
+    run = workdir.read(directory)
+    network = models.build(run.config, {t: len(c) for t, c in run.classes.items()})
+    optimizer = optim.make(run.config.optim, lambda count: 0.0)
+    return train_state.abstract_state(
+        network, optimizer, run.config, devices.make_mesh()
+    )
+
+
+def saved_state(directory: Path, which: str = "latest") -> Any:
+    """The state in the latest or best checkpoint, as NumPy arrays."""
+    abstract = abstract_state(directory)
+    with closing(checkpoints.Checkpoints(directory, read_only=True)) as saved:
+        return jax.device_get(getattr(saved, f"restore_{which}")(abstract)[1])

@@ -1,0 +1,134 @@
+"""Damaged checkpoints: named, set aside, and the one before used."""
+
+import json
+import re
+import shutil
+from contextlib import closing
+
+import chex
+import numpy as np
+import pytest
+import runs
+
+from crl_jax import evaluation, workdir
+from crl_jax.checkpoints import Checkpoints
+from crl_jax.errors import UserError
+from crl_jax.train import train
+
+
+@pytest.fixture(scope="module")
+def saved(trained):
+    """The folder of a run with two checkpoints, its state's shapes, and both states."""
+    directory, _ = trained
+    abstract = runs.abstract_state(directory)
+    with closing(Checkpoints(directory, read_only=True)) as checkpoints:
+        states = {step: checkpoints._restore(step, abstract) for step in (3, 6)}
+    return directory, abstract, states
+
+
+def flipped(content, rng):
+    position = rng.integers(len(content))
+    bit = bytes([content[position] ^ (1 << rng.integers(8))])
+    return content[:position] + bit + content[position + 1 :]
+
+
+DAMAGE = {
+    "flipped": flipped,
+    "cut": lambda content, rng: content[: rng.integers(len(content))],
+    "emptied": lambda content, rng: b"",
+    "deleted": lambda content, rng: None,
+}
+
+
+def check_damage(saved, folder, name, damage, rng, capsys):
+    """Damages a file of the newest checkpoint; returns the step that is used then."""
+    directory, abstract, states = saved
+    shutil.copytree(directory / "checkpoints", folder / "checkpoints")
+    content = DAMAGE[damage]((folder / name).read_bytes(), rng)
+    (folder / name).unlink()
+    if content is not None:
+        (folder / name).write_bytes(content)
+    with closing(Checkpoints(folder)) as checkpoints:
+        step, state = checkpoints.restore_latest(abstract)
+        best = checkpoints.best
+    # Either the damage changed nothing, or the checkpoint before is used.
+    chex.assert_trees_all_equal(state, states[step])
+    said = capsys.readouterr()
+    assert said.err == ""
+    if step == 6:
+        assert said.out == ""
+    else:
+        assert best == 3
+        told = said.out.replace("\n", " ")
+        assert re.search(r"checkpoint .*6 is damaged \(.+\); it now lies in", told)
+        assert (folder / "damaged" / "6").is_dir()
+        assert not (folder / "checkpoints" / "6").exists()
+    return step
+
+
+def files_of_newest(saved):
+    directory, _, _ = saved
+    newest = (directory / "checkpoints" / "6").rglob("*")
+    return [path.relative_to(directory) for path in newest if path.is_file()]
+
+
+def test_each_file_of_the_newest_checkpoint(saved, tmp_path, capsys):
+    """One damage each; `make faults` does all of them to all."""
+    rng = np.random.default_rng(0)
+    steps = {}
+    for i, name in enumerate(files_of_newest(saved)):
+        damage = list(DAMAGE)[i % len(DAMAGE)]
+        steps[name] = check_damage(saved, tmp_path / str(i), name, damage, rng, capsys)
+    # Some files hold no more than notes.
+    assert set(steps.values()) == {3, 6}
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_every_damage_to_each_file(saved, tmp_path, capsys, damage):
+    rng = np.random.default_rng(list(DAMAGE).index(damage))
+    for i, name in enumerate(files_of_newest(saved) * 3):
+        check_damage(saved, tmp_path / str(i), name, damage, rng, capsys)
+        shutil.rmtree(tmp_path / str(i))
+
+
+def test_any_bit_of_the_arrays(saved, tmp_path, capsys):
+    """Bits of the files that hold the numbers: changed, they are never trained with."""
+    directory, abstract, states = saved
+    rng = np.random.default_rng(1)
+    largest = max(files_of_newest(saved), key=lambda f: (directory / f).stat().st_size)
+    for i in range(4):
+        check_damage(saved, tmp_path / str(i), largest, "flipped", rng, capsys)
+
+
+def test_a_run_goes_on_from_the_checkpoint_before(trained, saved, tmp_path, capsys):
+    """And ends as it would have; evaluation, which may not move it, names it."""
+    directory, expected = trained
+    shutil.copytree(directory, tmp_path / "run")
+    largest = max(files_of_newest(saved), key=lambda f: (directory / f).stat().st_size)
+    damaged = tmp_path / "run" / largest
+    damaged.write_bytes(damaged.read_bytes()[:100])
+    for metrics in (tmp_path / "run" / "checkpoints").glob("*/metrics/metrics"):
+        # The damaged one is the best, too.
+        metrics.write_text(json.dumps({"score": int(metrics.parts[-3]) / 10}))
+    with pytest.raises(UserError, match=r"checkpoints/6 is damaged .*goes on from the"):
+        evaluation.evaluate(tmp_path / "run", "test")
+
+    train(workdir.read(directory).config, tmp_path / "run")
+    assert "Going on at step 3 of 6" in capsys.readouterr().out
+    chex.assert_trees_all_equal(
+        runs.saved_state(tmp_path / "run"), runs.saved_state(directory)
+    )
+
+
+def test_no_checkpoint_is_whole(saved, tmp_path):
+    directory, abstract, _ = saved
+    shutil.copytree(directory / "checkpoints", tmp_path / "checkpoints")
+    for file in tmp_path.glob("checkpoints/*/default/_METADATA"):
+        file.unlink()
+    with (
+        closing(Checkpoints(tmp_path)) as checkpoints,
+        pytest.raises(UserError, match=r"No checkpoint in .* is whole: give another"),
+    ):
+        checkpoints.restore_latest(abstract)
+    assert sorted(p.name for p in (tmp_path / "damaged").iterdir()) == ["3", "6"]

@@ -1,0 +1,237 @@
+"""The demo page, in a real browser; and where a task looked, against its definition."""
+
+import contextlib
+import functools
+import importlib.util
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+from PIL import Image
+
+import crl_jax
+from crl_jax import demo
+from crl_jax.errors import UserError
+from crl_jax.grad_cam import grad_cam
+from crl_jax.models import MultitaskResNet
+
+PROJECT = Path(__file__).parents[1]
+
+
+def need_gradio():
+    if importlib.util.find_spec("gradio") is None:
+        pytest.skip("gradio is not installed: see setup.cfg, extra demo")
+
+
+@pytest.fixture(scope="module")
+def address(trained):
+    """A demo page in a process of its own."""
+    need_gradio()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "crl_jax.demo", f"--workdir={trained[0]}"]
+    with subprocess.Popen(
+        [*command, f"--port={port}"],
+        cwd=PROJECT,
+        env=os.environ | {"NO_COLOR": "1", "PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        line = process.stdout.readline()
+        try:
+            assert line.startswith(f"The page is at http://127.0.0.1:{port}")
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            process.terminate()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    playwright = pytest.importorskip("playwright.sync_api")
+    names = ("chromium", "chromium-browser", "google-chrome")
+    chromium = next(filter(None, map(shutil.which, names)), None)
+    if chromium is None:
+        pytest.skip("there is no chromium to open the page with")
+    with playwright.sync_playwright() as driver:
+        opened = driver.chromium.launch(
+            executable_path=chromium, args=["--no-sandbox", "--disable-gpu"]
+        )
+        yield opened
+        opened.close()
+
+
+@contextlib.contextmanager
+def open_page(browser, address, width=1280):
+    """Gives the page, and the list of what it asks for."""
+    context = browser.new_context(viewport={"width": width, "height": 900})
+    context.set_default_timeout(120_000)
+    page, asked = context.new_page(), []
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(address)
+    page.wait_for_selector("#picture input[type=file]", state="attached")
+    yield page, asked
+    context.close()
+
+
+@pytest.fixture(scope="module")
+def photograph(solid_pictures):
+    folder = PROJECT.parent / "shared" / "data" / "grocery_store"
+    found = sorted(folder.rglob("*.jpg")) if folder.is_dir() else []
+    return found[0] if found else solid_pictures.parent / "20.png"
+
+
+def answer_of(page):
+    page.wait_for_selector("#answer table", timeout=120_000)
+    return page.inner_text("#answer")
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_a_photograph_is_answered_as_by_predict(
+    address, browser, trained, photograph, width
+):
+    predictor = crl_jax.load(trained[0])
+    (expected,) = predictor(photograph)
+    (without,) = predictor.without_cross_residuals()(photograph)
+    with open_page(browser, address, width) as (page, asked):
+        page.set_input_files("#picture input[type=file]", photograph)
+        text = answer_of(page)
+        for prediction in (expected, without):
+            for task in ("hue", "number"):
+                label, probability = prediction.top(task, 1)[0]
+                assert f"{label} {100 * probability:.1f}%" in text
+        assert ", ".join(expected.joint.labels.values()) in text
+        page.wait_for_function("document.querySelectorAll('img').length >= 3")
+        sizes = page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
+        assert sizes[0] <= sizes[1], "the page is wider than its window"
+    elsewhere = [
+        url for url in asked if not url.startswith((address, "data:", "blob:"))
+    ]
+    assert elsewhere == []
+
+
+def test_switching_cross_residuals_off_changes_the_bars(
+    address, browser, trained, photograph
+):
+    (without,) = crl_jax.load(trained[0]).without_cross_residuals()(photograph)
+    joint = f"({100 * without.joint.probability:.1f}%)"
+    with open_page(browser, address) as (page, _):
+        page.set_input_files("#picture input[type=file]", photograph)
+        assert joint not in answer_of(page)
+        page.get_by_label("off").click()
+        page.wait_for_function(
+            "text => document.querySelector('#answer').innerText.includes(text)",
+            arg=joint,
+        )
+
+
+def test_a_broken_picture_is_told_of_and_the_page_goes_on(
+    address, browser, photograph, tmp_path
+):
+    whole = tmp_path / "whole.jpg"
+    with Image.open(photograph) as image:
+        image.convert("RGB").save(whole)
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    with open_page(browser, address) as (page, _):
+        page.set_input_files("#picture input[type=file]", broken)
+        page.get_by_text("This picture cannot be decoded").wait_for(timeout=120_000)
+    with open_page(browser, address) as (page, _):
+        page.set_input_files("#picture input[type=file]", whole)
+        assert "hue" in answer_of(page)
+
+
+def test_the_page_listens_on_the_loopback_address_alone(address):
+    tables = [Path("/proc/net", name) for name in ("tcp", "tcp6")]
+    if not all(table.exists() for table in tables):
+        pytest.skip("there is no /proc/net to read who listens where")
+    port, listens = f"{int(address.rpartition(':')[2]):04X}", "0A"
+    rows = [row.split() for table in tables for row in table.read_text().splitlines()]
+    found = [row[1].split(":") for row in rows if row[3] == listens]
+    assert [ip for ip, of in found if of == port] == ["0100007F"]  # 127.0.0.1
+
+
+def test_uploads_are_bounded(address):
+    boundary = "boundary"
+    head = (
+        f"--{boundary}\r\nContent-Disposition: form-data; "
+        'name="files"; filename="a.jpg"\r\n\r\n'
+    )
+    body = head.encode() + bytes(21 * 2**20) + f"\r\n--{boundary}--\r\n".encode()
+    request = urllib.request.Request(f"{address}/gradio_api/upload", body)
+    request.add_header("Content-Type", f"multipart/form-data; boundary={boundary}")
+    with pytest.raises((urllib.error.HTTPError, ConnectionError)) as refused:
+        urllib.request.urlopen(request)
+    if isinstance(refused.value, urllib.error.HTTPError):
+        assert refused.value.code == 413
+        refused.value.close()
+
+
+def test_mistakes_are_answered(trained, address, monkeypatch):
+    port = int(address.rpartition(":")[2])
+    with pytest.raises(UserError, match=f"--port={port} cannot be listened at"):
+        demo.serve(trained[0], "127.0.0.1", port)
+    monkeypatch.setitem(sys.modules, "crl_jax.demo_page", None)
+    with pytest.raises(UserError, match=r"needs Gradio: .*crl_jax\[demo\]"):
+        demo.serve(trained[0], "127.0.0.1", 7860)
+
+
+@pytest.mark.parametrize("branch_from", ["res5b", "head"])
+def test_grad_cam_is_its_definition(branch_from):
+    """Weights are mean gradients, by automatic differentiation (equations 1 and 2)."""
+    network = MultitaskResNet(
+        {"a": 3, "b": 4}, 12, branch_from, width=0.125, stem="small"
+    )
+    rng = np.random.default_rng(0)
+    images = jnp.asarray(rng.integers(0, 256, (2, 16, 16, 3), np.uint8))
+    variables = network.init(jax.random.key(1), images)
+    variables = jax.tree.map(
+        lambda x: x + 0.1 * rng.normal(size=x.shape).astype(np.float32) ** 2, variables
+    )
+    labels = {"a": np.array([2, 0]), "b": np.array([1, 3])}
+
+    def score(change, task):
+        kept = []
+
+        def add(method, arguments, named, where):
+            if where.module.name == "head" and where.method_name == "__call__":
+                kept.append(arguments[0])
+                arguments = (arguments[0] + change,)
+            return method(*arguments, **named)
+
+        with nn.intercept_methods(add):
+            logits = network.apply(variables, images)[task]
+        return logits[jnp.arange(2), labels[task]].sum(), kept[0]
+
+    maps = jax.jit(functools.partial(grad_cam, network))(variables, images, labels)
+    for t, task in enumerate(("a", "b")):
+        shape = jax.eval_shape(lambda task=task: score(0.0, task))[1].shape
+        gradient_of = jax.jit(jax.grad(score, has_aux=True), static_argnums=1)
+        gradient, features = gradient_of(jnp.zeros(shape), task)
+        if branch_from != "head":
+            gradient, features = gradient[t], features[t]
+        weights = jnp.mean(gradient, axis=(1, 2), keepdims=True)
+        cam = np.maximum(np.sum(weights * features, axis=-1), 0)
+        largest = cam.max(axis=(1, 2), keepdims=True)
+        assert (largest > 0).all()
+        np.testing.assert_allclose(maps[task], cam / largest, atol=1e-4)
+
+
+def test_spotlight_leaves_what_was_looked_at_and_dims_the_rest():
+    need_gradio()
+    from crl_jax.demo_page import spotlight
+
+    image = np.full((32, 32, 3), 200, np.uint8)
+    shown = spotlight(image, np.array([[1.0, 0.0], [1.0, 0.0]]))
+    assert shown[:, :20].min() > 190
+    assert shown[:, -20:].max() < 60

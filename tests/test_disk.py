@@ -1,0 +1,215 @@
+"""A disk that is full, read-only or gone while a run writes to it."""
+
+import contextlib
+import csv
+import os
+import re
+import shutil
+import subprocess
+import time
+
+import jax
+import numpy as np
+import pytest
+import runs
+
+from crl_jax import devices, evaluation
+from crl_jax.checkpoints import Checkpoints
+from crl_jax.errors import UserError
+from crl_jax.logs import MetricsLog
+from crl_jax.train import train
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of 8 MB that can be filled, or made read-only."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", folder]
+    try:
+        subprocess.run(mount, check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("mounting a small disk is not allowed here")
+    yield folder
+    subprocess.run(["umount", "--lazy", folder], check=False)
+
+
+def fill(folder):
+    """Leaves no byte."""
+    with (folder / "full").open("wb", buffering=0) as file:
+        try:
+            while file.write(b"0" * 4096):
+                pass
+        except OSError:
+            return
+
+
+def at_batch(number, monkeypatch, happens):
+    """Makes something happen when a run asks for a batch; the first is number 0."""
+    prefetch = devices.prefetch
+
+    def disturbed(batches, mesh):
+        for i, batch in enumerate(prefetch(batches, mesh)):
+            if i == number:
+                happens()
+            yield batch
+
+    monkeypatch.setattr(devices, "prefetch", disturbed)
+
+
+def wait_for(path):
+    deadline = time.monotonic() + 60
+    while not path.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.fixture(scope="module")
+def whole(new_config, tmp_path_factory):
+    """An undisturbed run, which logs each step and saves every other."""
+    config = new_config()
+    config.train.log_every, config.train.eval_every = 1, 2
+    directory = tmp_path_factory.mktemp("whole")
+    return config, directory, train(config, directory)
+
+
+def assert_same_run(a, b):
+    states = runs.saved_state(a), runs.saved_state(b)
+    jax.tree.map(np.testing.assert_array_equal, *states)
+    assert (a / "metrics.csv").read_bytes() == (b / "metrics.csv").read_bytes()
+
+
+def test_a_full_disk_that_gets_room_again(whole, small_disk, monkeypatch, capfd):
+    """Full from step 3, when step 2 is saved, to step 5, when 4 could not be."""
+    config, undisturbed, _ = whole
+    directory = small_disk / "run"
+
+    def fills():
+        wait_for(directory / "checkpoints" / "2")
+        fill(small_disk)
+
+    at_batch(2, monkeypatch, fills)
+    wait = Checkpoints.wait
+
+    def gives_room(checkpoints):
+        wait(checkpoints)
+        if checkpoints.latest == 2:
+            (small_disk / "full").unlink(missing_ok=True)
+
+    at_batch(
+        4, monkeypatch, lambda: monkeypatch.setattr(Checkpoints, "wait", gives_room)
+    )
+    train(config, directory)
+    said = capfd.readouterr()
+    assert said.err == ""
+    assert re.search(
+        r"A checkpoint could not be written to .* \(No space left on device\). The run "
+        r"goes on; the newest whole one is of step 2\.",
+        said.out,
+    )
+    assert_same_run(undisturbed, directory)
+
+
+def test_a_full_disk_to_the_end(whole, small_disk, monkeypatch, capfd):
+    config, undisturbed, expected = whole
+    directory = small_disk / "run"
+
+    def fills():
+        wait_for(directory / "checkpoints" / "2")
+        fill(small_disk)
+
+    with monkeypatch.context() as patch:
+        at_batch(2, patch, fills)
+        told = r"The network of step 6 is lost.* goes on at step 2\.|No space left"
+        with pytest.raises(UserError, match=told):
+            train(config, directory)
+    said = capfd.readouterr()
+    assert "Accuracy in percent" in said.out
+    assert said.err == ""
+    assert runs.saved_state(directory).step == 2
+    fill(small_disk)
+    with pytest.raises(UserError, match=r"cannot be written: No space left .* room"):
+        train(config, directory)
+    (small_disk / "full").unlink()
+    np.testing.assert_equal(train(config, directory), expected)
+    assert_same_run(undisturbed, directory)
+
+
+def test_a_folder_that_goes_away(whole, tmp_path, monkeypatch, capfd):
+    config, undisturbed, expected = whole
+    directory, away = tmp_path / "run", tmp_path / "away"
+
+    def goes():
+        wait_for(directory / "checkpoints" / "2")
+        directory.rename(away)
+
+    with monkeypatch.context() as patch:
+        at_batch(2, patch, goes)
+        with contextlib.suppress(UserError):  # what is written later may have a place
+            train(config, directory)
+    said = capfd.readouterr()
+    assert said.err == ""
+    assert "metrics.csv cannot be written now (No such file or directory)" in said.out
+    assert "metrics.csv lacks its last" in said.out
+    shutil.rmtree(directory, ignore_errors=True)
+    away.rename(directory)
+    np.testing.assert_equal(train(config, directory), expected)
+    assert_same_run(undisturbed, directory)
+
+
+def test_a_disk_that_can_only_be_read(whole, small_disk, capfd):
+    """Nothing can be trained there, but evaluated."""
+    config, undisturbed, expected = whole
+    directory = small_disk / "run"
+    shutil.copytree(undisturbed, directory)
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    with pytest.raises(UserError, match=r"cannot be written: Read-only file system"):
+        train(config, directory)
+    found = evaluation.evaluate(directory, "test")
+    np.testing.assert_equal(found, expected)
+    assert capfd.readouterr().err == ""
+
+
+def test_rows_wait_for_room(small_disk, capsys):
+    result = {"a": {"loss": 0.125}, "joint": {"top1": 0.75}}
+    log = MetricsLog(small_disk, ["a"], 0)
+    for step in range(1, 401):
+        if step == 100:
+            fill(small_disk)
+        if step == 300:
+            (small_disk / "full").unlink()
+        log.write(step, 0.5, "train", result, 0.1, 0)
+    log.close()
+    with (small_disk / "metrics.csv").open(newline="") as file:
+        assert [int(row["step"]) for row in csv.DictReader(file)] == list(range(1, 401))
+    said = capsys.readouterr().out.replace("\n", " ")
+    assert (
+        said.count("metrics.csv cannot be written now (No space left on device)") == 1
+    )
+    assert said.count("metrics.csv is written again.") == 1
+    assert said.count("TensorBoard's file cannot be written (No space left") == 1
+
+
+def test_a_folder_without_the_right_to_write(whole, tmp_path):
+    if os.geteuid() == 0:
+        pytest.skip("root may write everywhere")
+    config, _, _ = whole
+    tmp_path.chmod(0o500)
+    with pytest.raises(UserError, match=r"cannot be written: Permission denied"):
+        train(config, tmp_path / "run")
+
+
+def test_rows_that_a_kill_left_half_written_are_dropped(tmp_path):
+    result = {"a": {"loss": 0.125}, "joint": {"top1": 0.75}}
+    log = MetricsLog(tmp_path, ["a"], 0)
+    for step in (1, 2):
+        log.write(step, 0.5, "train", result, 0.1, 0)
+    log.close()
+    path = tmp_path / "metrics.csv"
+    header, *rows = path.read_bytes().splitlines(keepends=True)
+    whole = header + b"".join(rows)
+    for cut in range(len(whole)):
+        path.write_bytes(whole[:cut])
+        MetricsLog(tmp_path, ["a"], 2).close()
+        kept = (cut >= len(header + rows[0])) + (cut >= len(whole))
+        assert path.read_bytes() == header + b"".join(rows[:kept])

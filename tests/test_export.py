@@ -1,0 +1,159 @@
+"""Exported networks answer as the native one, by the code in their own model card."""
+
+import importlib.util
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+import crl_jax
+from crl_jax import export, workdir
+from crl_jax.errors import UserError
+
+PROJECT = Path(__file__).parents[1]
+NEEDS = {"onnx": ("jax2onnx", "onnxruntime"), "safetensors": ("safetensors",)}
+
+
+@pytest.fixture(scope="module")
+def predictor(trained):
+    return crl_jax.load(trained[0])
+
+
+@pytest.fixture(scope="module")
+def photographs(solid_pictures):
+    """Two photographs if there are some, else two pictures of a colour."""
+    folder = PROJECT.parent / "shared" / "data" / "grocery_store"
+    found = sorted(folder.rglob("*.jpg"))[:2] if folder.is_dir() else []
+    return found or sorted(solid_pictures.parent.glob("*.png"))[:2]
+
+
+def export_to(trained, out, name, **what):
+    for package in NEEDS.get(name, ()):
+        if importlib.util.find_spec(package) is None:
+            pytest.skip(f"{package} is not installed: see setup.cfg, extra {name}")
+    export.export(trained[0], {"format": name, **what}, out)
+
+
+@pytest.mark.parametrize("name", export.FORMATS)
+def test_the_code_of_the_model_card_gives_the_native_answers(
+    name, trained, predictor, photographs, tmp_path
+):
+    export_to(trained, tmp_path, name)
+    for file, photograph in zip(("a.jpg", "b.jpg"), photographs, strict=True):
+        with Image.open(photograph) as image:
+            image.convert("RGB").save(tmp_path / file, quality=95)
+    card = (tmp_path / "README.md").read_text("utf-8")
+    code = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    # In a fresh process, with this package only where the card says so.
+    code += [
+        "import sys\n"
+        f"assert {name == 'safetensors'} == ('crl_jax' in sys.modules)\n"
+        "answers = {task: np.asarray(p) for task, p in probabilities.items()}\n"
+        "np.savez('answers.npz', images=images, **answers)\n"
+    ]
+    (tmp_path / "use.py").write_text("\n".join(code))
+    done = subprocess.run(
+        [sys.executable, "use.py"],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(PROJECT), "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    with np.load(tmp_path / "answers.npz") as answers:
+        expected = predictor.probabilities(answers["images"])
+        for task, native in expected.items():
+            assert answers[task].shape == native.shape == (2, len(native[0]))
+            np.testing.assert_allclose(answers[task], native, atol=1e-4)
+
+
+def test_the_pillow_code_of_the_model_card_cuts_nearly_as_training_does(
+    trained, photographs, tmp_path
+):
+    from crl_jax.data import unlabelled
+
+    export_to(trained, tmp_path, "stablehlo")
+    card = (tmp_path / "README.md").read_text("utf-8")
+    code = re.search(r"```python\n(import numpy.*?)\n\nimages = ", card, re.DOTALL)[1]
+    names = {}
+    exec(code, names)
+    data = workdir.read(trained[0]).config.data
+    (batch,) = unlabelled.batches(photographs, data, 2)
+    for photograph, expected in zip(photographs, batch["image"], strict=True):
+        difference = names["prepare"](photograph).astype(int) - expected
+        assert np.abs(difference).mean() < 4
+
+
+def test_any_number_of_pictures_at_a_time(trained, predictor, tmp_path):
+    import jax
+
+    export_to(trained, tmp_path, "stablehlo")
+    model = jax.export.deserialize(
+        bytearray((tmp_path / "model.stablehlo").read_bytes())
+    )
+    rng = np.random.default_rng(0)
+    for count in (1, 3, 9):
+        images = rng.integers(0, 256, (count, 16, 16, 3), np.uint8)
+        answers, expected = model.call(images), predictor.probabilities(images)
+        for task, native in expected.items():
+            np.testing.assert_allclose(answers[task], native, atol=1e-4)
+    assert {"cpu", "cuda", "tpu"} <= set(model.platforms)
+
+
+def test_card_says_what_the_hub_and_people_want_to_know(trained, tmp_path):
+    export_to(
+        trained, tmp_path, "stablehlo", data_name="Solids", data_license="CC0: free"
+    )
+    card = (tmp_path / "README.md").read_text("utf-8")
+    _, metadata, text = card.split("---\n", 2)
+    fields = yaml.safe_load(metadata)
+    assert fields["license"] == "other"
+    assert fields["license_name"] == "CC0: free"
+    assert fields["pipeline_tag"] == "image-classification"
+    result = json.loads((trained[0] / "result.json").read_text())["result"]
+    (entry,) = fields["model-index"]
+    found = {r["task"]["name"]: r["metrics"][0]["value"] for r in entry["results"]}
+    assert found == {t: round(result[t]["top1"], 4) for t in ("hue", "number")}
+    assert "Licence of the data: CC0: free" in text
+    assert f"| hue | 7 | {100 * result['hue']['top1']:.2f} |" in text
+    if importlib.util.find_spec("huggingface_hub"):
+        from huggingface_hub import ModelCard
+
+        assert len(ModelCard(card).data.eval_results) == 2
+
+
+def test_labels_travel_and_paths_do_not(trained, predictor, tmp_path):
+    export_to(trained, tmp_path, "stablehlo")
+    description = json.loads((tmp_path / "config.json").read_text("utf-8"))
+    assert description["labels"] == {t: list(n) for t, n in predictor.classes.items()}
+    assert description["crl_jax"]["data"]["manifest"] == "labels.csv"
+    manifest = workdir.read(trained[0]).config.data.manifest
+    for file in tmp_path.iterdir():
+        assert str(Path(manifest).parent).encode() not in file.read_bytes()
+    preprocessor = json.loads((tmp_path / "preprocessor_config.json").read_text())
+    assert preprocessor["size"] == {"height": 16, "width": 16}
+
+
+def test_a_run_that_has_not_ended_is_exported_without_accuracies(trained, tmp_path):
+    shutil.copytree(trained[0], tmp_path / "run")
+    (tmp_path / "run" / "result.json").unlink()
+    export.export(tmp_path / "run", {"format": "stablehlo"}, tmp_path / "out")
+    card = (tmp_path / "out" / "README.md").read_text("utf-8")
+    assert "the training had not ended" in card
+    assert "model-index" not in yaml.safe_load(card.split("---\n")[1])
+
+
+def test_mistakes_are_answered(trained, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="--out=.*cannot be written"):
+        export.export(trained[0], {"format": "stablehlo"}, tmp_path / "file")
+    monkeypatch.setitem(sys.modules, "safetensors.numpy", None)
+    with pytest.raises(UserError, match=r"needs safetensors: .*crl_jax\[safetensors\]"):
+        export.export(trained[0], {"format": "safetensors"}, tmp_path)

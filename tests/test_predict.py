@@ -1,0 +1,239 @@
+"""Prediction: the numbers of evaluation, for any picture, whatever is asked for."""
+
+import csv
+import io
+import json
+import math
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import crl_jax
+from crl_jax import evaluation, predict, workdir
+from crl_jax.data import labels, source, unlabelled
+from crl_jax.errors import UserError
+from crl_jax.prediction_formats import FORMATS
+
+
+@pytest.fixture(scope="module")
+def predictor(trained):
+    return crl_jax.load(trained[0])
+
+
+@pytest.fixture(scope="module")
+def folder(trained):
+    return Path(workdir.read(trained[0]).config.data.manifest).parent
+
+
+def run_predict(monkeypatch, capsys, *arguments):
+    """Returns the exit status and what is printed."""
+    monkeypatch.setattr("sys.argv", ["predict", *map(str, arguments)])
+    with pytest.raises(SystemExit) as end:
+        predict.main()
+    return end.value.code, capsys.readouterr().out
+
+
+def test_probabilities_are_those_of_evaluate(predictor, trained, folder, tmp_path):
+    evaluation.evaluate(trained[0], "test", predictions=tmp_path / "p.csv")
+    with (tmp_path / "p.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    predictions = predictor([folder / row["file"] for row in rows], batch_size=3)
+    assert [p.file for p in predictions] == [str(folder / r["file"]) for r in rows]
+    for prediction, row in zip(predictions, rows, strict=True):
+        for task in predictor.classes:
+            (label, probability), *_ = prediction.top(task)
+            assert label == row[f"{task}_predicted"]
+            assert f"{probability:.4f}" == row[f"{task}_probability"]
+
+
+def test_a_picture_is_a_path_bytes_or_an_array_alone_or_in_a_list(predictor, folder):
+    path = folder / "20.png"
+    with Image.open(path) as image:
+        image.load()
+    pixels = np.asarray(image)
+    (expected,) = predictor(path)
+    for images in (
+        str(path),
+        path.read_bytes(),
+        pixels,
+        image,
+        [path],
+        (pixels,),
+        np.stack([pixels] * 9),
+        [image, np.pad(pixels, ((0, 0), (0, 0), (0, 0)))],
+    ):
+        for prediction in predictor(images):
+            for task, probabilities in expected.probabilities.items():
+                np.testing.assert_allclose(
+                    prediction.probabilities[task], probabilities, atol=1e-6
+                )
+    assert predictor([]) == []
+
+
+@pytest.mark.parametrize(
+    "picture",
+    [
+        np.zeros((4, 4, 3), np.float32),
+        np.zeros((4, 4, 4), np.uint8),
+        np.zeros((0, 4, 3), np.uint8),
+        3,
+    ],
+)
+def test_what_is_no_picture_is_answered(predictor, picture):
+    with pytest.raises(UserError, match=r"A picture (is|has)"):
+        predictor([picture])
+
+
+def test_a_broken_picture_is_refused_while_the_rest_goes_on(predictor, folder):
+    items = [folder / "20.png", b"broken", folder / "gone.png", folder / "21.png", b""]
+    predictions = predictor(items, batch_size=2)
+    assert [p.error is None for p in predictions] == [True, False, False, True, False]
+    assert "is not a whole JPEG" in predictions[1].error
+    assert "No such file" in predictions[2].error
+    assert predictions[2].probabilities == {}
+    (alone,) = predictor(folder / "21.png")
+    np.testing.assert_allclose(
+        predictions[3].probabilities["hue"], alone.probabilities["hue"], atol=1e-6
+    )
+
+
+def test_real_photographs_are_answered_or_refused(predictor, shared_data):
+    paths = unlabelled.find([shared_data / "bad_images"])
+    predictions = predictor(paths)
+    refused = {p.file for p in predictions if p.error}
+    assert str(shared_data / "bad_images" / "empty.jpg") in refused
+    assert len(refused) < len(paths) / 2
+    for prediction in predictions:
+        for probabilities in prediction.probabilities.values():
+            assert math.isclose(probabilities.sum(), 1, rel_tol=1e-5)
+
+
+def test_the_joint_answer_is_the_best_combination_of_a_plain_loop(predictor, folder):
+    seen = set()
+    with (folder / "labels.csv").open(newline="") as file:
+        for row in csv.DictReader(file):
+            if row["split"] == "train" and row["hue"] and row["number"]:
+                seen.add((row["hue"], row["number"]))
+    names = predictor.classes
+    for prediction in predictor(unlabelled.find([folder])):
+        hue, number = (prediction.probabilities[task] for task in ("hue", "number"))
+        products = {
+            (h, n): hue[names["hue"].index(h)] * number[names["number"].index(n)]
+            for h, n in seen
+        }
+        best = max(products, key=products.__getitem__)
+        assert tuple(prediction.joint.labels.values()) == best
+        expected = products[best] / sum(products.values())
+        assert prediction.joint.probability == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_run_without_combinations_has_no_joint_answer(trained, folder, tmp_path):
+    shutil.copytree(trained[0], tmp_path / "run")
+    (tmp_path / "run" / "combinations.json").unlink()
+    (prediction,) = crl_jax.load(tmp_path / "run")(folder / "20.png")
+    assert prediction.joint is None
+
+
+def test_combinations_of_a_manifest_are_those_of_its_shards(new_config):
+    config = new_config()
+    data = source.open_source(config)
+    found = labels.combinations(data, "train")
+    columns = labels.read_labels(data, "train")
+    rows = zip(*(columns[task].tolist() for task in data.classes), strict=True)
+    assert set(map(tuple, found.tolist())) == {r for r in rows if min(r) >= 0}
+    np.testing.assert_array_equal(found, labels.combinations(data, "train[:50%]"))
+
+
+def test_folders_are_searched_and_files_are_tried(tmp_path):
+    for name in ("b/2.JPG", "a.png", "b/.hidden.png", ".c/3.png", "notes.txt"):
+        path = tmp_path / "in" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    (tmp_path / "empty").mkdir()
+    inside = tmp_path / "in"
+    found = unlabelled.find([inside, inside / "notes.txt"])
+    assert found == [inside / "a.png", inside / "b" / "2.JPG", inside / "notes.txt"]
+    with pytest.raises(UserError, match="empty has no picture"):
+        unlabelled.find([tmp_path / "empty"])
+
+
+def test_json_and_jsonl_say_the_same(trained, folder, monkeypatch, capsys, tmp_path):
+    (tmp_path / "broken.png").write_bytes(b"broken")
+    pictures = (folder / "20.png", tmp_path / "broken.png")
+    flags = (f"--workdir={trained[0]}", "--top=2", *pictures)
+    status, text = run_predict(monkeypatch, capsys, *flags, "--format=json")
+    assert status == 1
+    good, bad = json.loads(text)
+    assert list(good["tasks"]) == list(crl_jax.load(trained[0]).classes)
+    assert [len(ranked) for ranked in good["tasks"].values()] == [2, 2]
+    first, second = good["tasks"]["number"]
+    assert first["probability"] >= second["probability"]
+    assert set(good["joint"]["labels"]) == {"hue", "number"}
+    assert bad["file"].endswith("broken.png")
+    assert "not a whole" in bad["error"]
+    _, text = run_predict(monkeypatch, capsys, *flags, "--format=jsonl")
+    assert [json.loads(line) for line in text.splitlines()] == [good, bad]
+
+
+def test_csv_has_a_row_a_picture(predictor, folder):
+    out = io.StringIO()
+    predictions = predictor([folder / "20.png", b"broken"])
+    FORMATS["csv"](predictions, predictor.classes, 3, out)
+    good, bad = csv.DictReader(io.StringIO(out.getvalue()))
+    assert {"hue_1", "hue_2", "number_3", "joint_hue"} <= set(good)
+    assert "hue_3" not in good  # which has two classes
+    assert good["number_2"] == predictions[0].top("number")[1][0]
+    assert bad["error"].startswith("is not a whole")
+    assert bad["hue_1"] == bad["joint_probability"] == ""
+
+
+def test_table_names_pictures_labels_and_refusals(trained, folder, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
+    arguments = (f"--workdir={trained[0]}", folder / "20.png", "gone[1].png")
+    status, text = run_predict(monkeypatch, capsys, *arguments)
+    assert status == 1
+    assert max(map(len, text.splitlines())) <= 80
+    for words in ("20.png", "dark", "light", "all tasks", "gone[1].png", "refused:"):
+        assert words in text
+
+
+def test_a_picture_comes_from_the_standard_input(trained, folder):
+    command = [sys.executable, "-m", "crl_jax.predict", f"--workdir={trained[0]}"]
+    done = subprocess.run(
+        [*command, "-", "--format=jsonl"],
+        input=(folder / "20.png").read_bytes(),
+        capture_output=True,
+        cwd=Path(__file__).parents[1],
+        check=True,
+    )
+    (prediction,) = crl_jax.load(trained[0])(folder / "20.png")
+    answer = json.loads(done.stdout)
+    assert answer["file"] == "-"
+    label, probability = prediction.top("hue")[0]
+    assert answer["tasks"]["hue"][0]["label"] == label
+    assert answer["tasks"]["hue"][0]["probability"] == pytest.approx(probability, 1e-5)
+    assert done.stderr == b""
+
+
+def test_mistakes_are_answered(trained, tmp_path):
+    with pytest.raises(UserError, match="holds no run"):
+        crl_jax.load(tmp_path)
+
+
+def test_importing_the_package_does_not_import_jax():
+    code = "import sys, crl_jax; assert not {'jax', 'tensorflow'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_one_compilation_serves_a_whole_folder(predictor, folder):
+    paths = unlabelled.find([folder])
+    predictor(paths, batch_size=8)
+    before = predictor._eval_step._cache_size()
+    predictor(paths, batch_size=8)
+    predictor(paths[:11], batch_size=8)
+    assert predictor._eval_step._cache_size() == before

@@ -1,0 +1,215 @@
+"""A run's report: its numbers against plain loops, and a page that stands alone."""
+
+import dataclasses
+import json
+import re
+from html.parser import HTMLParser
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from crl_jax import devices, report
+from crl_jax import trained as trained_lib
+from crl_jax.reports import charts, page, run_page
+from crl_jax.reports.findings import BINS, Findings
+
+CLASSES = {"hue": ("dark", "light"), "number": ("<b>one</b>", "two & more", "three")}
+
+
+class Reader(HTMLParser):
+    """Collects the tags, the texts and the links of a page, and checks its nesting."""
+
+    void = ("meta", "br", "img")
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.texts, self.links, self._open = [], [], [], []
+        self.feed(text)
+        assert not self._open
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        self.links += [v for k, v in attributes if k in ("href", "src", "xlink:href")]
+        if tag not in self.void:
+            self._open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self._open.pop() == tag
+
+    def handle_data(self, data):
+        self.texts.append(data)
+
+
+@pytest.fixture
+def examples():
+    """Three batches of logits and labels, some missing, the last one padded."""
+    rng = np.random.default_rng(0)
+    batches = []
+    for number in range(3):
+        logits = {t: 3 * rng.normal(size=(8, len(n))) for t, n in CLASSES.items()}
+        labels = {t: rng.integers(-1, len(n), 8) for t, n in CLASSES.items()}
+        files = np.array([b"%d-%d.png" % (number, i) for i in range(8)], object)
+        if number == 2:
+            files[5:] = b""
+            labels = {
+                task: np.where(files == b"", -1, of) for task, of in labels.items()
+            }
+        image = rng.integers(0, 256, (8, 4, 4, 3), np.uint8)
+        batch = {"image": image, "labels": labels, "file": files}
+        batches.append((batch, {t: jnp.asarray(x) for t, x in logits.items()}))
+    return batches
+
+
+@pytest.fixture
+def findings(examples):
+    found = Findings(CLASSES, keep=4)
+    for batch, logits in examples:
+        found.add(batch, logits)
+    return found
+
+
+def rows(examples, task):
+    """Yields `(label, predicted, confidence)` of each labelled picture."""
+    for batch, logits in examples:
+        for i, label in enumerate(batch["labels"][task]):
+            if label >= 0:
+                powers = np.exp(np.asarray(logits[task][i], np.float64))
+                shares = powers / powers.sum()
+                yield int(label), int(np.argmax(shares)), float(np.max(shares))
+
+
+@pytest.mark.parametrize("task", list(CLASSES))
+def test_confusions_and_calibration_are_those_of_a_plain_loop(findings, examples, task):
+    confusions = np.zeros((len(CLASSES[task]),) * 2, int)
+    bins = [[] for _ in range(BINS)]
+    for label, predicted, confidence in rows(examples, task):
+        confusions[label, predicted] += 1
+        which = next(k for k in range(BINS) if confidence <= (k + 1) / BINS + 1e-12)
+        bins[which].append((label == predicted, confidence))
+    np.testing.assert_array_equal(findings.confusions(task), confusions)
+    calibration = findings.calibration(task)
+    assert calibration.counts.tolist() == list(map(len, bins))
+    count = sum(map(len, bins))
+    gaps = [
+        abs(np.mean([r for r, _ in of]) - np.mean([c for _, c in of])) * len(of)
+        for of in bins
+        if of
+    ]
+    assert calibration.expected_error == pytest.approx(sum(gaps) / count, abs=1e-5)
+    gap = np.mean([c - r for of in bins for r, c in of])
+    assert calibration.gap == pytest.approx(gap, abs=1e-5)
+
+
+def test_grid_counts_pairs_of_labels(findings, examples):
+    counts, right = np.zeros((2, 3), int), np.zeros((2, 3), int)
+    for batch, logits in examples:
+        for i in range(8):
+            hue, number = (int(batch["labels"][task][i]) for task in CLASSES)
+            if hue >= 0 and number >= 0:
+                counts[hue, number] += 1
+                said = tuple(int(np.argmax(logits[task][i])) for task in CLASSES)
+                right[hue, number] += said == (hue, number)
+    found = findings.grid("hue", "number")
+    np.testing.assert_array_equal(found[0], counts)
+    np.testing.assert_array_equal(found[1], right)
+
+
+def test_best_and_worst_are_ordered_by_the_probability_of_the_labels(
+    findings, examples
+):
+    scores = {}
+    for batch, logits in examples:
+        for i, file in enumerate(batch["file"]):
+            logs = []
+            for task in CLASSES:
+                x, label = np.asarray(logits[task][i]), batch["labels"][task][i]
+                if label >= 0:
+                    logs.append(x[label] - np.log(np.exp(x).sum()))
+            if logs:
+                scores[file.decode()] = np.mean(logs)
+    order = sorted(scores, key=scores.__getitem__)
+    assert [answer.file for answer in findings.worst] == order[:4]
+    assert [answer.file for answer in findings.best] == order[:-5:-1]
+
+
+def test_names_are_escaped_wherever_they_stand(findings):
+    sections = [
+        run_page.classes(findings),
+        run_page.grid(findings),
+        run_page.pictures(findings),
+        run_page.calibration(findings),
+    ]
+    text = page.with_sections("<b>run</b>", ["<u>heading</u>"], sections)
+    reader = Reader(text)
+    assert not {"b", "u"} & set(reader.tags)
+    assert "<b>one</b>" in reader.texts
+    assert "<b>run</b>" in reader.texts
+    assert "<u>heading</u>" in reader.texts
+
+
+@pytest.mark.parametrize(
+    ("low", "high"), [(0, 1), (0, 7.3), (-2, 0.001), (0, 0), (3, 12345), (0, 1e-9)]
+)
+def test_ticks_are_few_even_and_enclose(low, high):
+    found = charts.ticks(low, high)
+    assert found[0] <= low
+    assert found[-1] >= high
+    assert 2 <= len(found) <= 8
+    steps = np.diff(found)
+    np.testing.assert_allclose(steps, steps[0])
+
+
+@pytest.mark.parametrize("kind", ["scalar", "channel", "conv"])
+def test_learned_cross_weights_are_shown_by_target_and_source(trained, kind):
+    loaded = trained_lib.load(trained[0], devices.make_mesh())
+    config = loaded.run.config.copy_and_resolve_references().unlock()
+    config.model.cross.kind, config.model.cross.learned = kind, True
+    config.model.branch_from = "res5b"
+    unit = {
+        "scalar": np.array(0.25),
+        "channel": np.array([0.0, 0.5]),
+        "conv": 0.25 * np.eye(2),
+    }[kind]
+    weights = {"res5b_cross": {"weight": np.stack([unit, 3 * unit])}}
+    run = dataclasses.replace(loaded.run, config=config)
+    shown = dataclasses.replace(loaded, run=run, variables={"params": weights})
+    _, body = run_page.cross_weights(shown)
+    texts = Reader(page.page("", *body)).texts
+    spread = {"channel": (" ± 0.250", " ± 0.750")}.get(kind, ("", ""))
+    assert [t for t in texts if re.fullmatch(r"1|\d\.\d{3}.*", t)] == [
+        "1",
+        f"0.250{spread[0]}",
+        f"0.750{spread[1]}",
+        "1",
+    ]
+
+
+def test_report_stands_alone_and_says_what_evaluate_says(
+    trained, tmp_path, monkeypatch, capsys
+):
+    directory, _ = trained
+    out = tmp_path / "page.html"
+    monkeypatch.setattr(
+        "sys.argv", ["report", f"--workdir={directory}", f"--out={out}"]
+    )
+    report.main()
+    assert capsys.readouterr().out == f"Wrote {out}\n"
+    reader = Reader(out.read_text("utf-8"))
+    assert "script" not in reader.tags
+    assert all(link.startswith(("#", "data:image/")) for link in reader.links)
+    result = json.loads((directory / "result.json").read_text())["result"]
+    for task in ("hue", "number", "joint"):
+        assert f"{100 * result[task]['top1']:.2f}%" in reader.texts
+    for title in ("Training", "Classes and confusions", "Cross weights", "Calibration"):
+        assert title in reader.texts
+    assert reader.tags.count("img") == 14  # 7 test pictures, the best and the worst
+
+
+def test_report_that_cannot_be_written_is_answered(trained, tmp_path):
+    from crl_jax import evaluation
+    from crl_jax.errors import UserError
+
+    prepared = evaluation.prepare(trained[0], "test")
+    with pytest.raises(UserError, match="--out=.*cannot be written"):
+        report.write_report(trained[0], prepared, tmp_path)
