@@ -14,7 +14,7 @@ _SUFFIX = "_cross"
 _MEANINGS = {
     "scalar": "the weight",
     "channel": "the mean of the channels' weights",
-    "conv": "the mean of the 1x1 convolution's diagonal",
+    "conv": "the Frobenius norm of the 1x1 convolution, over the root of its channels",
 }
 
 
@@ -52,8 +52,9 @@ def _grids(
         if layer.endswith(_SUFFIX):
             pairs = leaves["weight"]
             if kind == "conv":
-                pairs = np.diagonal(pairs, axis1=-2, axis2=-1)
-            if kind != "scalar":
+                norms = np.linalg.norm(pairs, axis=(-2, -1))
+                pairs = norms / np.sqrt(pairs.shape[-1])
+            elif kind == "channel":
                 pairs = np.mean(pairs, axis=-1)
             grids[layer.removesuffix(_SUFFIX)] = grid(pairs)
     return grids
