@@ -14,6 +14,7 @@ _NO_CROSS: Settings = {
     "model.cross.kind": "scalar",
     "model.cross.init": 0.0,
     "model.cross.learned": False,
+    "model.fusion": "none",
 }
 
 # What each network says of the config; the rest is the config's own.
@@ -22,6 +23,8 @@ NETWORKS: dict[str, Settings] = {
     "M": _NO_CROSS,
     "X": {},
     "heads": {"model.branch_from": "head"} | _NO_CROSS,
+    "cross-stitch": _NO_CROSS | {"model.fusion": "cross_stitch"},
+    "NDDR": _NO_CROSS | {"model.fusion": "nddr"},
 }
 
 MEANINGS = {
@@ -29,6 +32,8 @@ MEANINGS = {
     "M": "multitask, branched, without cross-residuals",
     "X": "with cross-residuals, as the config says",
     "heads": "one trunk, of which only the heads are apart",
+    "cross-stitch": "as M, with learned sums of the branches (Misra et al. 2016)",
+    "NDDR": "as M, with 1x1 convolutions over all branches (Gao et al. 2019)",
 }
 
 
