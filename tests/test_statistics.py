@@ -72,7 +72,12 @@ def test_multitask_gain_by_hand():
     np.testing.assert_allclose(gain, [0, 25], atol=1e-9)
 
 
-@pytest.mark.parametrize("baseline", [{}, {"noun": np.array([0.0, 0.5])}])
-def test_a_gain_over_nothing_is_an_error(baseline):
+def test_a_gain_over_nothing_is_an_error():
     with pytest.raises(UserError, match="needs a baseline for noun"):
-        statistics.multitask_gain({"noun": np.array([0.5, 0.5])}, baseline)
+        statistics.multitask_gain({"noun": np.array([0.5, 0.5])}, {})
+
+
+def test_a_gain_over_a_network_that_is_never_right_does_not_exist():
+    baseline = {"noun": np.array([0.0, 0.5])}
+    gain = statistics.multitask_gain({"noun": np.array([0.5, 1.0])}, baseline)
+    np.testing.assert_array_equal(gain, [np.nan, 100])

@@ -263,6 +263,8 @@ def _spread(values: np.ndarray) -> str:
 
 def _judged(difference: Difference) -> str:
     """Returns a difference, its interval, and what may be said of it."""
+    if math.isnan(difference.mean):
+        return "–"
     if math.isnan(difference.low):
         return f"{difference.mean:+.2f} (too few seeds)".replace("-", "−")
     numbers = f"{difference.mean:+.2f} [{difference.low:+.2f}, {difference.high:+.2f}]"

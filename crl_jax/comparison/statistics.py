@@ -89,16 +89,19 @@ def multitask_gain(
       baseline: `{task: [N]}`, of the same seeds.
 
     Returns:
-      `[N]`.
+      `[N]`; NaN where the baseline is never right, so that there is nothing to divide
+      by.
 
     Raises:
-      UserError: the baseline lacks a task, or is never right about it.
+      UserError: the baseline lacks a task.
     """
     for task in top1:
-        if not np.all(baseline.get(task, np.zeros(1)) > 0):
+        if task not in baseline:
             raise UserError(
-                f"The multitask gain needs a baseline for {task}: there is none, or it "
-                "is never right."
+                f"The multitask gain needs a baseline for {task}, and there is none."
             )
-    gains = [100 * (top1[task] - baseline[task]) / baseline[task] for task in top1]
+    gains = []
+    for task, values in top1.items():
+        divisor = np.where(baseline[task] > 0, baseline[task], np.nan)
+        gains.append(100 * (values - divisor) / divisor)
     return np.mean(gains, axis=0)
