@@ -8,7 +8,7 @@ import os
 import typing
 
 if typing.TYPE_CHECKING:
-    from crl_jax.prediction import Predictor
+    from crl_jax.inference.prediction import Predictor
 
 __version__ = "0.1.0"
 
@@ -27,6 +27,6 @@ def load(workdir: str | os.PathLike[str]) -> "Predictor":
       UserError: there is no run, or no checkpoint.
     """
     # JAX and TensorFlow take seconds to import; not everything needs them.
-    from crl_jax import prediction
+    from crl_jax.inference import prediction
 
     return prediction.load(workdir)

@@ -32,13 +32,13 @@ def serve(workdir: Path, host: str, port: int) -> None:
     try:
         import uvicorn
 
-        from crl_jax import demo_page
+        from crl_jax.inference import demo_page
     except ImportError as error:
         raise UserError(
             "The demo needs Gradio: install it with `pip install crl_jax[demo]`, or in "
             "a clone `pip install .[demo]`."
         ) from error
-    from crl_jax.prediction import load
+    from crl_jax.inference.prediction import load
     from crl_jax.terminal import console
 
     predictor = load(workdir)

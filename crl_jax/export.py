@@ -32,7 +32,8 @@ def export(workdir: Path, what: dict[str, str], out: Path) -> None:
       UserError: there is no run, or no checkpoint; a package is not installed; or the
         folder cannot be written.
     """
-    from crl_jax import devices, export_formats, model_card
+    from crl_jax import devices
+    from crl_jax.inference import export_formats, model_card
     from crl_jax.trained import load
 
     trained = load(workdir, devices.make_mesh())

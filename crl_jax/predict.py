@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from crl_jax import cli
 
 if TYPE_CHECKING:
-    from crl_jax.prediction import Prediction
+    from crl_jax.inference.prediction import Prediction
 
 _STDIN = "-"
 
@@ -56,8 +56,8 @@ def _predict(arguments: argparse.Namespace) -> int:
     # JAX and TensorFlow are imported only once the arguments are right.
     from crl_jax import devices
     from crl_jax.data import unlabelled
-    from crl_jax.prediction import load
-    from crl_jax.prediction_formats import FORMATS
+    from crl_jax.inference.prediction import load
+    from crl_jax.inference.prediction_formats import FORMATS
 
     devices.start()
     predictor = load(arguments.workdir)

@@ -22,7 +22,7 @@ from PIL import Image
 import crl_jax
 from crl_jax import demo
 from crl_jax.errors import UserError
-from crl_jax.grad_cam import grad_cam
+from crl_jax.inference.grad_cam import grad_cam
 from crl_jax.models import MultitaskResNet
 
 PROJECT = Path(__file__).parents[1]
@@ -181,7 +181,7 @@ def test_mistakes_are_answered(trained, address, monkeypatch):
     port = int(address.rpartition(":")[2])
     with pytest.raises(UserError, match=f"--port={port} cannot be listened at"):
         demo.serve(trained[0], "127.0.0.1", port)
-    monkeypatch.setitem(sys.modules, "crl_jax.demo_page", None)
+    monkeypatch.setitem(sys.modules, "crl_jax.inference.demo_page", None)
     with pytest.raises(UserError, match=r"needs Gradio: .*crl_jax\[demo\]"):
         demo.serve(trained[0], "127.0.0.1", 7860)
 
@@ -229,7 +229,7 @@ def test_grad_cam_is_its_definition(branch_from):
 
 def test_spotlight_leaves_what_was_looked_at_and_dims_the_rest():
     need_gradio()
-    from crl_jax.demo_page import spotlight
+    from crl_jax.inference.demo_page import spotlight
 
     image = np.full((32, 32, 3), 200, np.uint8)
     shown = spotlight(image, np.array([[1.0, 0.0], [1.0, 0.0]]))

@@ -17,7 +17,7 @@ import crl_jax
 from crl_jax import evaluation, predict, workdir
 from crl_jax.data import labels, source, unlabelled
 from crl_jax.errors import UserError
-from crl_jax.prediction_formats import FORMATS
+from crl_jax.inference.prediction_formats import FORMATS
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,8 @@ import numpy as np
 from PIL import Image
 
 from crl_jax.data import unlabelled
-from crl_jax.grad_cam import grad_cam
-from crl_jax.prediction import Prediction, Predictor
+from crl_jax.inference.grad_cam import grad_cam
+from crl_jax.inference.prediction import Prediction, Predictor
 from crl_jax.reports import page
 from crl_jax.reports.page import Child, element
 

@@ -9,7 +9,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from crl_jax.prediction import Prediction, Ranked
+from crl_jax.inference.prediction import Prediction, Ranked
 
 Classes = Mapping[str, Sequence[str]]
 

@@ -1,0 +1,1 @@
+"""Using a trained network: prediction, where it looked, the demo page, exports."""
