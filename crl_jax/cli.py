@@ -189,6 +189,15 @@ def _run_config_file(file: Path) -> ConfigDict:
 
 def _set(config: ConfigDict, name: str, text: str) -> None:
     """Sets the field `name` to the value that `text` stands for."""
+    config_check.set_field(config, name, value_of(name, text))
+
+
+def value_of(name: str, text: str) -> Any:
+    """Returns the value that a text stands for in the field `name`.
+
+    Raises:
+      UserError: there is no such field.
+    """
     expected = config_check.expected_value(name)
     value: Any = text
     if not isinstance(expected, str):
@@ -196,7 +205,7 @@ def _set(config: ConfigDict, name: str, text: str) -> None:
             value = ast.literal_eval(text)
         except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):
             value = {"true": True, "false": False}.get(text.lower(), text)
-    config_check.set_field(config, name, value)
+    return value
 
 
 def run(main: Callable[[], None]) -> None:

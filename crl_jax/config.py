@@ -28,6 +28,8 @@ def default() -> ConfigDict:
     config.model.cross.init = 0.1  # weight of the other tasks' shortcuts; 0: M-ResNet
     config.model.cross.learned = False  # whether cross weights are parameters
 
+    config.model.fusion = "none"  # baselines instead: cross_stitch or nddr
+
     config.data = ConfigDict()
     config.data.manifest = ""  # a CSV: file,split,<task>,<task>,...
     config.data.tfds = ""  # or the name of a TFDS data set
@@ -63,6 +65,9 @@ def default() -> ConfigDict:
     config.train.eval_every = 0  # steps; 0: once an epoch
     config.train.checkpoint_every = 0  # steps; an evaluation saves too; 0: only that
     config.train.best_by = "mean"  # best checkpoint: mean top-1, or a task's name
+
+    config.init = ConfigDict()
+    config.init["from"] = ""  # weights to start from: a file, or the folder of a run
 
     config.optim = ConfigDict()
     config.optim.name = "sgd"  # or adamw

@@ -19,6 +19,7 @@ _CHOICES = {
     "model.stride_in": ("3x3", "1x1"),
     "model.dtype": ("float32", "bfloat16"),
     "model.cross.kind": ("scalar", "channel", "conv"),
+    "model.fusion": ("none", "cross_stitch", "nddr"),
     "data.augment": ("random_resized_crop", "pad_and_crop", "none"),
     "data.sampling": ("uniform", "balanced", "square_root"),
     "optim.name": ("sgd", "adamw"),
@@ -207,6 +208,17 @@ def _check_together(config: ConfigDict) -> None:
             "0."
         )
     cross = config.model.cross
+    crosses = cross.init != 0 or cross.learned
+    if config.model.fusion != "none" and crosses:
+        raise UserError(
+            f"config.model.fusion={config.model.fusion} is a baseline without "
+            "cross-residuals: set config.model.cross.init=0, or fusion=none."
+        )
+    if config.model.fusion != "none" and config.train.task_devices > 1:
+        raise UserError(
+            f"config.model.fusion={config.model.fusion} needs all tasks on one device: "
+            "set config.train.task_devices=1."
+        )
     if cross.kind != "scalar" and not cross.learned:
         raise UserError(
             f"config.model.cross.kind={cross.kind} without learning is the same as "

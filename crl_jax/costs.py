@@ -41,17 +41,6 @@ class Cost:
         return self.shared + branches + sum(self.heads.values()) + self.cross
 
 
-def variants(config: ConfigDict) -> dict[str, ConfigDict]:
-    """Returns the configs of S, M and X, `{name: config}`, from the config of X."""
-    single, multitask = (config.copy_and_resolve_references().unlock() for _ in "SM")
-    for variant in (single, multitask):
-        variant.model.cross.kind = "scalar"
-        variant.model.cross.init = 0.0
-        variant.model.cross.learned = False
-    single.model.branch_from = "stem"
-    return {"S": single.lock(), "M": multitask.lock(), "X": config}
-
-
 def cost(config: ConfigDict, classes: Mapping[str, int]) -> Cost:
     """Returns the cost of the network of a config; nothing is computed or allocated.
 

@@ -29,7 +29,7 @@ def write_report(workdir: Path, prepared: "Evaluation", out: Path) -> None:
     Raises:
       UserError: the file cannot be written.
     """
-    from crl_jax import costs
+    from crl_jax import costs, networks
     from crl_jax.reports import page, run_page
     from crl_jax.reports.findings import Findings
 
@@ -48,7 +48,9 @@ def write_report(workdir: Path, prepared: "Evaluation", out: Path) -> None:
         "reading and compilation included."
     )
     sizes = {task: len(names) for task, names in run.classes.items()}
-    variants = costs.variants(run.config)
+    by_network = {
+        name: costs.cost(networks.named(run.config, name), sizes) for name in "SMX"
+    }
     sections = [
         run_page.curves(workdir, list(run.classes)),
         run_page.classes(findings),
@@ -56,7 +58,7 @@ def write_report(workdir: Path, prepared: "Evaluation", out: Path) -> None:
         run_page.cross_weights(trained),
         run_page.pictures(findings),
         run_page.calibration(findings),
-        run_page.cost({n: costs.cost(c, sizes) for n, c in variants.items()}, speed),
+        run_page.cost(by_network, speed),
         run_page.settings(trained),
     ]
     name = workdir.resolve().name

@@ -10,17 +10,17 @@ from collections.abc import Mapping
 
 from ml_collections import ConfigDict
 
-from crl_jax import cli, config_check
+from crl_jax import cli, config_check, networks
 from crl_jax import config as config_lib
 from crl_jax.errors import UserError
 
 
 def print_summary(config: ConfigDict, classes: Mapping[str, int]) -> None:
     """Prints the costs of S, M and X, a column each."""
-    from crl_jax.costs import cost, variants
+    from crl_jax.costs import cost
     from crl_jax.terminal import console, print_table
 
-    costs = {name: cost(c, classes) for name, c in variants(config).items()}
+    costs = {name: cost(networks.named(config, name), classes) for name in "SMX"}
     rows = [["shared"] + [f"{c.shared:,}" for c in costs.values()]]
     rows += [["branch, each task"] + [f"{c.branch:,}" for c in costs.values()]]
     for task, count in classes.items():

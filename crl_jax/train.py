@@ -15,6 +15,7 @@ from crl_jax import (
     metrics,
     models,
     optim,
+    start,
     step,
     train_state,
     workdir,
@@ -87,11 +88,13 @@ def _train(
         train_state.partition_specs(abstract.evaluated),
     )
 
-    # Where to begin: the newest checkpoint of this run if it has one, else the seed.
+    # Where to begin: the newest checkpoint of this run if it has one, else
+    # pretrained weights if the config names them, else the seed.
     checkpoints = Checkpoints(folder)
     first, state = checkpoints.restore_latest(abstract)
     if state is None:
         state = train_state.create(network, optimizer, config, abstract)
+        state = start.from_weights(state, config, network, mesh)
         console.print(describe(config, data, schedule, mesh), soft_wrap=True)
     else:
         console.print(f"Going on at step {first:,} of {schedule.steps:,} in {folder}.")

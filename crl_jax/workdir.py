@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import json
+import math
 import os
 import platform
 from collections.abc import Iterator, Mapping, Sequence
@@ -64,7 +65,7 @@ def claim(workdir: Path, run: Run) -> Iterator[None]:
         config or on other data.
     """
     with _lock(workdir):
-        _check_free(workdir, run)
+        check_free(workdir, run)
         content = json.loads(run.config.to_json())
         for name in ("manifest", "dir"):  # it can then be evaluated from any folder
             if content["data"][name]:
@@ -116,9 +117,15 @@ def _lock(workdir: Path) -> Iterator[None]:
         yield
 
 
-def _check_free(workdir: Path, run: Run) -> None:
+def check_free(workdir: Path, run: Run) -> None:
+    """Raises UserError if `workdir` holds another run than this one.
+
+    Args:
+      workdir: a run's folder; it need not exist.
+      run: what is going to be trained.
+    """
     folders = (workdir / "checkpoints").glob("*")
-    if not any(folder.name.isdigit() for folder in folders):
+    if not any(folder.name.isdigit() for folder in folders) and not is_done(workdir):
         return
     if not (workdir / "config.json").exists():
         raise UserError(
@@ -223,6 +230,30 @@ def write_result(
     content = {"split": split, "step": step, "result": numbers}
     with writing(workdir):
         _write_json(workdir / "result.json", content)
+
+
+def is_done(workdir: Path) -> bool:
+    """Whether the run in `workdir` has come to its end."""
+    return (workdir / "result.json").exists()
+
+
+def read_result(workdir: Path) -> tuple[int, dict[str, dict[str, float]]]:
+    """Returns what `write_result` wrote: the step, and the accuracies.
+
+    Raises:
+      UserError: there is no result, or it is damaged.
+    """
+    content = _read_json(workdir / "result.json")
+    try:
+        return content["step"], {
+            task: {name: math.nan if v is None else v for name, v in values.items()}
+            for task, values in content["result"].items()
+        }
+    except (KeyError, AttributeError) as error:
+        raise UserError(
+            f"{workdir / 'result.json'} is damaged: delete it, and the command that "
+            "trained the run writes it again."
+        ) from error
 
 
 def _write_json(path: Path, content: object, indent: int | None = 2) -> None:

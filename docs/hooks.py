@@ -68,12 +68,13 @@ def config_page() -> str:
 def _meanings(code: str) -> dict[str, str]:
     """Returns the comment behind each field in order, `{dotted name: comment}`."""
     names = {"config": "", "task": _TASK}
-    field = re.compile(r"\s*(config|task)\.([\w.]+) = ")
+    # "from" is a word of Python's, so its field is written init["from"].
+    field = re.compile(r'\s*(config|task)\.([\w.]+(?:\["\w+"\])?) = ')
     found: dict[str, str] = {}
     current = ""
     for token in tokenize.generate_tokens(io.StringIO(code).readline):
         if match := field.match(token.line):
-            current = names[match[1]] + match[2]
+            current = names[match[1]] + re.sub(r'\["(\w+)"\]', r".\1", match[2])
             found.setdefault(current, "")
         if token.type == tokenize.COMMENT and current:
             text = token.string.removeprefix("#").strip()

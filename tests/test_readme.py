@@ -19,7 +19,15 @@ PROJECT = Path(__file__).parents[1]
 # In the order of the README: they go on with the runs that it trains.
 PAGES = [
     f"docs/{name}.md"
-    for name in ("index", "pictures", "method", "choosing", "limits", "export")
+    for name in (
+        "index",
+        "pictures",
+        "method",
+        "choosing",
+        "limits",
+        "export",
+        "results",
+    )
 ]
 SHORT = [
     "--config.train.steps=2",
@@ -29,6 +37,9 @@ SHORT = [
     "--config.data.image_size=16",
     "--config.data.batch_size=8",
 ]
+
+
+FEW_RUNS = ["--networks=S,X", "--seeds=1"]
 
 
 def commands(page="README.md"):
@@ -94,7 +105,11 @@ def serve(clone, arguments):
     assert line.startswith("The page is at http://127.0.0.1:")
 
 
-NEEDS = {"crl_jax.demo": "gradio", "--to=onnx": "jax2onnx"}
+NEEDS = {
+    "crl_jax.demo": "gradio",
+    "crl_jax.compare": "matplotlib",
+    "--to=onnx": "jax2onnx",
+}
 
 
 def why_not(clone, words):
@@ -131,8 +146,10 @@ def test_every_command(clone, page):
             assert extra == "." or re.search(rf"^{extra} =", config, re.M)
         else:
             assert words[:2] == ["python", "-m"], f"unknown kind of command: {command}"
-            is_training = words[2] == "crl_jax.main"
-            arguments = [sys.executable, *words[1:], *(SHORT if is_training else [])]
+            # A sweep is as many runs more, and is tested by itself.
+            words = [word for word in words if not word.startswith("--sweep=")]
+            short = {"crl_jax.main": SHORT, "crl_jax.compare": [*SHORT, *FEW_RUNS]}
+            arguments = [sys.executable, *words[1:], *short.get(words[2], [])]
             if words[2] == "crl_jax.demo":
                 serve(clone, arguments)
                 continue

@@ -2,7 +2,7 @@
 
 import pytest
 
-from crl_jax import cli, costs, summary
+from crl_jax import cli, costs, networks, summary
 from crl_jax import config as config_lib
 from crl_jax.errors import UserError
 
@@ -21,8 +21,8 @@ def test_summary_of_vso_prints_the_numbers_of_the_paper(monkeypatch, capsys):
 def test_costs_of_resnet_50_by_hand():
     config = cli.load_config("configs/vso.py")
     by_name = {
-        name: costs.cost(variant, PAPER)
-        for name, variant in costs.variants(config).items()
+        name: costs.cost(networks.named(config, name), PAPER)
+        for name in networks.NETWORKS
     }
     assert by_name["S"].branch == 23_508_032
     assert by_name["S"].heads == {
@@ -57,11 +57,12 @@ def test_summary_reads_classes_from_a_manifest(solid_pictures, monkeypatch, caps
     assert "head number (7)" in capsys.readouterr().out
 
 
-def test_variants_differ_only_in_what_they_are_named_for():
+def test_networks_differ_only_in_what_they_are_named_for():
     config = cli.load_config("configs/vso.py")
-    variants = costs.variants(config)
-    assert config_lib.differences(config, variants["M"]) == ["model.cross.init"]
-    assert config_lib.differences(variants["M"], variants["S"]) == ["model.branch_from"]
+    s, m, x = (networks.named(config, name) for name in "SMX")
+    assert config_lib.differences(config, x) == []
+    assert config_lib.differences(x, m) == ["model.cross.init"]
+    assert config_lib.differences(m, s) == ["model.branch_from"]
 
 
 def test_synchronised_batch_norm_costs_the_same():

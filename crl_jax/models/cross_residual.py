@@ -63,7 +63,7 @@ class CrossResidual(nn.Module):
             "channel": np.ones(channels),
             "conv": np.eye(channels),
         }[self.kind].astype(np.float32)
-        targets, sources = np.nonzero(~np.eye(tasks, dtype=bool))
+        targets, sources = task_pairs(tasks)
 
         def start(_key: Array | None = None) -> Array:
             pairs = np.stack([self.start * identity] * len(targets))
@@ -72,3 +72,9 @@ class CrossResidual(nn.Module):
         cross = self.param("weight", start) if self.learned else start()
         weight = jnp.broadcast_to(identity, (tasks, tasks, *identity.shape))
         return weight.at[targets, sources].set(cross)
+
+
+def task_pairs(tasks: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns target and source task of each learned cross weight, `[T * (T - 1)]`."""
+    targets, sources = np.nonzero(~np.eye(tasks, dtype=bool))
+    return targets, sources

@@ -6,6 +6,8 @@
 | M, multitask        | `res5b`       | 0            |
 | X, cross-residual   | `res5b`       | 0.1          |
 | heads only          | `head`        | -            |
+
+The baselines cross-stitch and NDDR are M with a `Fusion` after each branched unit.
 """
 
 import functools
@@ -21,6 +23,7 @@ from crl_jax.errors import UserError
 from crl_jax.models import layers, units
 from crl_jax.models.batch_norm import BatchNorm
 from crl_jax.models.cross_residual import CrossResidual
+from crl_jax.models.fusion import Fusion
 
 Array = jax.Array
 
@@ -87,6 +90,8 @@ class MultitaskResNet(nn.Module):
       depth: 12, 18, 34, 50, 101 or 152.
       branch_from: first layer that each task has for itself (see `layer_names`).
       cross_kind, cross_init, cross_learned: see `CrossResidual`.
+      fusion: "none", or what mixes the tasks after a branched unit (see `Fusion`); it
+        lies where learned cross weights do.
       width: multiplies the channels of every stage.
       stem: "large" or "small" (see `units.Stem`).
       stride_in: "3x3" or "1x1" (see `units.BottleneckUnit`).
@@ -105,6 +110,7 @@ class MultitaskResNet(nn.Module):
     cross_kind: str = "scalar"
     cross_init: float = 0.1
     cross_learned: bool = False
+    fusion: str = "none"
     width: float = 1.0
     stem: str = "large"
     stride_in: str = "3x3"
@@ -163,9 +169,12 @@ class MultitaskResNet(nn.Module):
                     channels, stride=stride, norm=norm, name=name, **unit_settings
                 )
                 residual, shortcut = unit(x)
-                if name in branched:
+                fuses = name in branched and self.fusion != "none"
+                if name in branched and not fuses:
                     shortcut = self._cross_residual(name)(shortcut)
                 x = layers.relu(residual + shortcut)
+                if fuses:
+                    x = Fusion(self.fusion, name=f"{name}_cross")(x)
 
         heads = units.Heads(dict(self.classes), self._task_axis, name="head")
         return heads(x)
@@ -226,6 +235,7 @@ def build(config: ConfigDict, classes: Mapping[str, int]) -> MultitaskResNet:
         cross_kind=model.cross.kind,
         cross_init=model.cross.init,
         cross_learned=model.cross.learned,
+        fusion=model.fusion,
         width=model.width,
         stem=model.stem,
         stride_in=model.stride_in,

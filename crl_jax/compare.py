@@ -1,0 +1,79 @@
+"""Compare networks on the same data, over several seeds.
+
+  python -m crl_jax.compare --config=configs/digits.py --seeds=5 --workdir=runs/all
+
+It trains what is missing in --workdir, skips what is done, and writes there
+  results.csv   a row a run and task
+  report.md     accuracies with spread, differences with intervals, costs, sweeps
+  report.html   the same on one page
+Networks: S, one a task; M, multitask; X, as the config says; heads, one trunk; and
+cross-stitch and NDDR, which mix what M's branches compute. Each
+--sweep=model.cross.init=0,0.05,0.1 changes one field of the config and nothing else.
+"""
+
+import argparse
+import sys
+from typing import Any
+
+from crl_jax import cli
+from crl_jax.errors import UserError
+
+
+def main() -> None:
+    """Reads the arguments and compares."""
+    verb = cli.parser("compare", __doc__)
+    cli.add_config(verb)
+    cli.add_workdir(verb, "the comparison's folder; a run of it is a folder in it")
+    add = verb.add_argument
+    add(
+        "--networks",
+        type=_names,
+        default=["S", "M", "X"],
+        metavar="A,B",
+        help="such as S,M,X,heads",
+    )
+    add("--seeds", type=cli.positive, default=5, metavar="N", help="runs of each")
+    add(
+        "--sweep",
+        dest="sweeps",
+        type=_sweep,
+        action="append",
+        default=[],
+        metavar="FIELD=A,B",
+        help="values of a field of the config; may be given several times",
+    )
+    arguments = cli.read(verb)
+
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError as error:
+        raise UserError(
+            'A comparison draws its plots with Matplotlib: pip install ".[compare]".'
+        ) from error
+    from crl_jax import devices
+    from crl_jax.comparison.comparison import compare
+
+    devices.start()
+    compare(**vars(arguments), arguments=sys.argv[1:])
+
+
+def _names(text: str) -> list[str]:
+    names = [name for name in text.split(",") if name]
+    if not names or len(set(names)) < len(names):
+        raise argparse.ArgumentTypeError(f"{text!r} names none, or one twice")
+    return names
+
+
+def _sweep(text: str) -> tuple[str, list[Any]]:
+    field, equals, values = text.partition("=")
+    if not (field and equals and values):
+        raise argparse.ArgumentTypeError(f"write FIELD=A,B, not {text!r}")
+    field = field.removeprefix("config.")
+    try:
+        return field, [cli.value_of(field, value) for value in values.split(",")]
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+if __name__ == "__main__":
+    cli.run(main)

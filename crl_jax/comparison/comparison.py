@@ -1,0 +1,61 @@
+"""One comparison, read from top to bottom."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from crl_jax.comparison import document, plan, runs
+from crl_jax.comparison.cross_weights import read_cross_weights
+from crl_jax.comparison.measurements import measure_all
+from crl_jax.comparison.report import report
+from crl_jax.comparison.results import Results, write_csv
+from crl_jax.terminal import console
+
+
+def compare(
+    config: ConfigDict,
+    networks: Sequence[str],
+    seeds: int,
+    sweeps: Sequence[plan.Sweep],
+    workdir: Path,
+    arguments: Sequence[str],
+) -> Results:
+    """Trains what is missing in `workdir`, and writes what came out.
+
+    It writes `results.csv`, `report.md` and `report.html`, the latter with all drawings
+    in it. What is there already is not trained again.
+
+    Args:
+      config: a checked config; its network is X.
+      networks: names, see `crl_jax/networks.py`.
+      seeds: runs of each network.
+      sweeps: fields, and the values of each.
+      workdir: the comparison's folder.
+      arguments: of the command, for the report.
+
+    Raises:
+      UserError: a mistake in the arguments, the config, the data or the folder.
+      Stopped: a signal asked for it.
+    """
+    # Everything is looked at before anything is trained.
+    what = plan.make(config, networks, seeds, sweeps)
+    planned = runs.plan_runs(what, workdir)
+
+    runs.train_missing(planned)
+    outcomes = [runs.read_outcome(run) for run in planned]
+    costs = measure_all(planned, workdir)
+
+    results = Results.of(what, outcomes)
+    learned = {
+        variant: read_cross_weights(results.outcomes[variant])
+        for variant, settings in what.configs.items()
+        if settings.model.cross.learned
+    }
+    write_csv(results, workdir / "results.csv")
+    blocks = report(results, costs, learned, arguments, workdir / "figures")
+    text = document.markdown(blocks, workdir)
+    (workdir / "report.md").write_text(text, "utf-8")
+    (workdir / "report.html").write_text(document.as_page(blocks), "utf-8")
+    console.print(f"Written: {workdir / 'report.md'}, report.html, results.csv.")
+    return results

@@ -1,0 +1,127 @@
+"""What the networks of a comparison cost on this machine, measured."""
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from crl_jax import costs, devices, models, optim, step, train_state, workdir
+from crl_jax.comparison.plan import Variant
+from crl_jax.comparison.runs import PlannedRun
+from crl_jax.data import Batch
+from crl_jax.errors import UserError
+from crl_jax.terminal import console
+
+_WARM_UP, STEPS = 2, 20
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What a network costs.
+
+    Attributes:
+      parameters: of the whole network, all tasks together.
+      flops: of the forward pass of one picture; a multiply-add counts as two.
+      step_seconds: fastest of some train steps, the batch being on the device.
+      step_bytes: memory of a device that the step's program uses at its peak, with
+        state and batch, as XLA planned it.
+      device: what it was measured on.
+    """
+
+    parameters: int
+    flops: float
+    step_seconds: float
+    step_bytes: int
+    device: str
+
+
+def measure_all(
+    planned: Sequence[PlannedRun], directory: Path
+) -> dict[Variant, Measurement]:
+    """Returns what each variant costs, from `costs.json` if it is there.
+
+    Otherwise all are measured again, in one sitting, so that they can be compared.
+    """
+    firsts = {run.variant: run.run for run in reversed(planned)}
+    variants = sorted(firsts, key=[run.variant for run in planned].index)
+    path = directory / "costs.json"
+    known = _read(path)
+    if not all(variant.label in known for variant in variants):
+        known = {}
+        for variant in variants:
+            console.print(f"{variant.label}: timing {STEPS} steps", soft_wrap=True)
+            known[variant.label] = measure(firsts[variant])
+        content = {label: asdict(found) for label, found in known.items()}
+        path.write_text(json.dumps(content, indent=2), "utf-8")
+    return {variant: known[variant.label] for variant in variants}
+
+
+def _read(path: Path) -> dict[str, Measurement]:
+    if not path.exists():
+        return {}
+    try:
+        content = json.loads(path.read_text("utf-8"))
+        return {label: Measurement(**found) for label, found in content.items()}
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{path} cannot be read ({error}): delete it, and the same command "
+            "measures again."
+        ) from error
+
+
+def measure(run: workdir.Run) -> Measurement:
+    """Measures the train step of a run on random pictures, on all devices."""
+    config = run.config
+    classes = {task: len(names) for task, names in run.classes.items()}
+    network = models.build(config, classes)
+    mesh = devices.make_mesh(config.train.task_devices, len(classes))
+    devices.check_batch_size(config, mesh)
+    optimizer = optim.make(
+        config.optim, lambda count: 1e-6, step.gradient_norm(network)
+    )
+    abstract = train_state.abstract_state(network, optimizer, config, mesh)
+    train_step: Any = step.map_train_step(
+        step.make_train_step(network, optimizer, config),
+        mesh,
+        train_state.partition_specs(abstract),
+    )
+    state = train_state.create(network, optimizer, config, abstract)
+    batch = devices.put_batch(_random_batch(config.data, classes), mesh)
+    program = train_step.lower(state, batch).compile()
+
+    seconds = []
+    for _ in range(_WARM_UP + STEPS):
+        start = time.perf_counter()
+        state, report = program(state, batch)
+        jax.block_until_ready((state, report))
+        seconds.append(time.perf_counter() - start)
+    cost = costs.cost(config, classes)
+    memory = program.memory_analysis()
+    return Measurement(
+        parameters=cost.total,
+        flops=cost.flops,
+        step_seconds=min(seconds[_WARM_UP:]),
+        step_bytes=memory.argument_size_in_bytes
+        + memory.output_size_in_bytes
+        - memory.alias_size_in_bytes
+        + memory.temp_size_in_bytes,
+        device=f"{mesh.size} {mesh.devices.flat[0].device_kind}",
+    )
+
+
+def _random_batch(data: ConfigDict, classes: Mapping[str, int]) -> Batch:
+    rng = np.random.default_rng(0)
+    size, count = data.image_size, data.batch_size // jax.process_count()
+    return {
+        "image": rng.integers(0, 256, (count, size, size, 3), np.uint8),
+        "labels": {
+            task: rng.integers(0, k, count).astype(np.int32)
+            for task, k in classes.items()
+        },
+    }

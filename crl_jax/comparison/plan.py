@@ -1,0 +1,136 @@
+"""What a comparison trains: networks, the values of a sweep, and seeds."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from crl_jax import config as config_lib
+from crl_jax import networks
+from crl_jax.errors import UserError
+
+BASELINE = "S"  # of the multitask gain
+
+Sweep = tuple[str, Sequence[Any]]  # dotted name of a field, and its values
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A network, under one value of a sweep or as the config has it.
+
+    Attributes:
+      network: a name of `networks.NETWORKS`.
+      field: dotted name of what is swept; empty: nothing.
+      value: of the field.
+    """
+
+    network: str
+    field: str = ""
+    value: Any = None
+
+    @property
+    def label(self) -> str:
+        """How the variant is named in tables."""
+        return (
+            f"{self.network} {self.field}={self.value}" if self.field else self.network
+        )
+
+    @property
+    def folder(self) -> str:
+        """Name of its folder in a comparison's."""
+        return re.sub(r"[^\w.,=:%\[\]+-]", "_", self.label.replace(" ", ","))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a comparison trains.
+
+    Attributes:
+      configs: `{variant: checked config}`; of the seed, each run sets its own.
+      seeds: how many runs each variant has; their seeds count from the config's.
+    """
+
+    configs: dict[Variant, ConfigDict]
+    seeds: int
+
+    def counterpart(self, variant: Variant, network: str) -> Variant | None:
+        """Returns what to hold `variant` against: another network, in its setting.
+
+        That is the network under the same value of the sweep; or as the config has it,
+        if the sweep does not concern it.
+        """
+        for other in (
+            Variant(network, variant.field, variant.value),
+            Variant(network),
+        ):
+            if other in self.configs:
+                return other
+        return None
+
+    def seeds_of(self, variant: Variant) -> range:
+        """Returns the seeds of the runs of a variant."""
+        first = self.configs[variant].train.seed
+        return range(first, first + self.seeds)
+
+
+def make(
+    config: ConfigDict, names: Sequence[str], seeds: int, sweeps: Sequence[Sweep]
+) -> Plan:
+    """Returns the plan of a comparison.
+
+    Each sweep changes one field of the config and leaves the others; it concerns the
+    networks that do not set the field themselves.
+
+    Args:
+      config: a checked config; its network is X.
+      names: of networks.
+      seeds: runs of each variant.
+      sweeps: fields, and the values of each.
+
+    Raises:
+      UserError: no such network, field or value; the baseline is missing; two variants
+        are the same; or a split is missing.
+    """
+    if BASELINE not in names:
+        raise UserError(
+            f"The multitask gain is measured against {BASELINE}: add it, "
+            f"--networks={','.join((BASELINE, *names))}."
+        )
+    for split in ("val_split", "test_split"):
+        if not config.data[split]:
+            raise UserError(
+                f"config.data.{split} is empty: a comparison chooses checkpoints on "
+                "one split and reports another. A part of one is written train[90%:]."
+            )
+    configs = {Variant(name): networks.named(config, name) for name in names}
+    for field, values in sweeps:
+        concerned = [n for n in names if field not in networks.settings(n)]
+        if not concerned:
+            raise UserError(
+                f"--sweep={field}: every network of --networks={','.join(names)} sets "
+                "it itself."
+            )
+        if field == "train.seed":
+            raise UserError("--sweep=train.seed: that is what --seeds is for.")
+        for name in concerned:
+            settings = networks.settings(name)
+            for value in values:
+                changed = networks.with_settings(config, settings | {field: value})
+                if config_lib.differences(changed, configs[Variant(name)]):
+                    configs[Variant(name, field, value)] = changed
+    _check_differ(configs)
+    return Plan(configs, seeds)
+
+
+def _check_differ(configs: dict[Variant, ConfigDict]) -> None:
+    variants = list(configs)
+    for i, variant in enumerate(variants):
+        for other in variants[:i]:
+            if not config_lib.differences(configs[variant], configs[other]):
+                raise UserError(
+                    f"{other.label} and {variant.label} are the same network under "
+                    "this config: leave one of them out, or give the config cross "
+                    "weights (config.model.cross.init)."
+                )

@@ -1,0 +1,271 @@
+"""The report of a comparison, as a document."""
+
+import math
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from crl_jax.comparison import plots, statistics
+from crl_jax.comparison.cross_weights import CrossWeights
+from crl_jax.comparison.document import (
+    Block,
+    Command,
+    Figure,
+    Heading,
+    Paragraph,
+    Table,
+)
+from crl_jax.comparison.measurements import STEPS, Measurement
+from crl_jax.comparison.plan import BASELINE, Variant
+from crl_jax.comparison.results import Results
+from crl_jax.comparison.statistics import Difference
+from crl_jax.metrics import JOINT
+from crl_jax.networks import MEANINGS
+
+_AGAINST = ("M", BASELINE)
+
+
+def report(
+    results: Results,
+    costs: Mapping[Variant, Measurement],
+    cross_weights: Mapping[Variant, CrossWeights],
+    arguments: Sequence[str],
+    folder: Path,
+) -> list[Block]:
+    """Returns the report; its drawings are written to `folder`.
+
+    Args:
+      results: what the runs came to.
+      costs: of each variant.
+      cross_weights: of the variants that learned theirs.
+      arguments: of the command.
+      folder: where the drawings go.
+    """
+    base = [variant for variant in results.outcomes if not variant.field]
+    fields = list(dict.fromkeys(v.field for v in results.outcomes if v.field))
+    return [
+        Heading("Comparison", level=1),
+        Paragraph(_setting(results)),
+        Command(shlex.join(["python", "-m", "crl_jax.compare", *arguments])),
+        Paragraph(_legend(base)),
+        *_accuracies(results, base),
+        *_differences(results, base),
+        *_gain(results, base),
+        *_costs(costs),
+        *(block for field in fields for block in _sweep(results, field, folder)),
+        *_learned(cross_weights, folder),
+    ]
+
+
+def _setting(results: Results) -> str:
+    variant = next(iter(results.outcomes))
+    outcome, config = results.outcomes[variant][0], results.plan.configs[variant]
+    tasks = ", ".join(
+        f"{task} ({outcome.test[task]['count']:,} test examples)"
+        for task in results.tasks
+    )
+    model, data = config.model, config.data
+    by_mean = config.train.best_by == "mean"
+    chosen = "the tasks' mean top-1" if by_mean else f"top-1 of {config.train.best_by}"
+    seeds = results.plan.seeds
+    return (
+        f"Tasks: {tasks}. ResNet-{model.depth} of width {model.width:g}, pictures of "
+        f"{data.image_size} px, {seeds} seed{'s' if seeds > 1 else ''} each. "
+        f"Checkpoints are chosen by {chosen} on the split {data.val_split}; accuracies "
+        f"are of the split {data.test_split}, in percent, unless a column says "
+        "otherwise."
+    )
+
+
+def _legend(base: Iterable[Variant]) -> str:
+    lines = [f"{v.network}: {MEANINGS[v.network]}" for v in base]
+    return "; ".join(lines) + "."
+
+
+def _accuracies(results: Results, base: Sequence[Variant]) -> list[Block]:
+    """Returns top-1 and top-5 as mean and standard deviation over seeds."""
+    blocks: list[Block] = []
+    for number, title in (("top1", "Top-1"), ("top5", "Top-5")):
+        tasks = [*results.tasks, JOINT] if number == "top1" else list(results.tasks)
+        rows = [
+            [v.label, *(_spread(100 * results.test(v, t, number)) for t in tasks)]
+            for v in base
+        ]
+        names = ["all tasks right" if t == JOINT else t for t in tasks]
+        blocks += [Heading(title), Table(["network", *names], rows)]
+    note = "Mean ± standard deviation over seeds (that of a sample: N − 1)."
+    return [*blocks, Paragraph(note)]
+
+
+def _differences(results: Results, base: Sequence[Variant]) -> list[Block]:
+    """Returns what was better and worse, with intervals, against M and S."""
+    blocks: list[Block] = []
+    for network in _AGAINST:
+        others = [v for v in base if v.network != network]
+        if Variant(network) not in base or not others:
+            continue
+        rows = [
+            [
+                v.label,
+                *(_judged(results.difference(v, network, t)) for t in _all(results)),
+            ]
+            for v in others
+        ]
+        blocks += [
+            Heading(f"Top-1 against {network}"),
+            Table(["network", *results.tasks, "all tasks right"], rows),
+        ]
+    seeds = results.plan.seeds
+    text = (
+        "Differences in percentage points, run by run of the same seed, with the 95% "
+        f"bootstrap interval over seeds (from {statistics.MIN_SEEDS} seeds on)"
+    )
+    if seeds >= statistics.MIN_SEEDS:
+        text += f", widened {statistics.widening(seeds):.1f} times for {seeds} seeds"
+    text += (
+        ". It tells what other seeds would bring on the same pictures. Where it "
+        "contains zero, no difference was seen."
+    )
+    return [*blocks, Paragraph(text)]
+
+
+def _all(results: Results) -> list[str]:
+    return [*results.tasks, JOINT]
+
+
+def _gain(results: Results, base: Sequence[Variant]) -> list[Block]:
+    rows = []
+    for variant in base:
+        if variant.network == BASELINE:
+            continue
+        gain = results.gain(variant)
+        judged = _judged(statistics.paired_difference(gain, np.zeros_like(gain)))
+        rows.append([variant.label, _spread(gain), judged])
+    if not rows:
+        return []
+    text = (
+        "Δm = mean over tasks of 100 (a − b) / b, in percent, where a is the network's "
+        f"top-1 and b that of {BASELINE} with the same seed (Maninis et al. 2019, "
+        "equation 4). Above zero the network is better than a network a task."
+    )
+    return [
+        Heading("Multitask gain Δm"),
+        Paragraph(text),
+        Table(["network", "Δm", "95% interval"], rows),
+    ]
+
+
+def _costs(costs: Mapping[Variant, Measurement]) -> list[Block]:
+    baseline = costs[Variant(BASELINE)].parameters
+    rows = [
+        [
+            variant.label,
+            f"{cost.parameters:,}",
+            f"{100 * (1 - cost.parameters / baseline):.1f}%".replace("-", "−"),
+            f"{cost.flops / 1e9:.3f}",
+            f"{1000 * cost.step_seconds:.0f}",
+            f"{cost.step_bytes / 1e6:.0f}",
+        ]
+        for variant, cost in costs.items()
+    ]
+    columns = [
+        *("network", "parameters", f"saved against {BASELINE}"),
+        *("GFLOPs a picture", "ms a step", "MB a step"),
+    ]
+    device = next(iter(costs.values())).device
+    text = (
+        "All tasks together. FLOPs are of the forward pass, a multiply-add counts as "
+        f"two; a step is one update, timed on {device} (fastest of "
+        f"{STEPS}, the batch already there); MB are its peak memory on a device, state "
+        "and batch included, as XLA planned it."
+    )
+    return [Heading("Cost"), Table(columns, rows), Paragraph(text)]
+
+
+def _sweep(results: Results, field: str, folder: Path) -> list[Block]:
+    """Returns the table of a sweep, and its plot where values can be ordered."""
+    networks = {v.network for v in results.outcomes if v.field == field}
+    swept = [
+        v for v in results.outcomes if v.network in networks and v.field in ("", field)
+    ]
+    swept.sort(key=lambda v: (v.network, *plots.position(results, field, v)))
+    rows = []
+    for variant in swept:
+        gain = _spread(results.gain(variant)) if variant.network != BASELINE else "–"
+        rows.append(
+            [
+                variant.network,
+                str(plots.value(results, field, variant)),
+                _spread(100 * results.val(variant)),
+                *(_spread(100 * results.test(variant, t)) for t in _all(results)),
+                gain,
+            ]
+        )
+    columns = ["network", field, "val, mean of tasks", *results.tasks]
+    blocks: list[Block] = [
+        Heading(f"Sweep of {field}"),
+        Table([*columns, "all tasks right", "Δm"], rows),
+    ]
+    blocks.append(_chosen(results, field, swept))
+    if all(isinstance(plots.value(results, field, v), bool) for v in swept):
+        return blocks
+    file = folder / f"{field}.svg"
+    plots.draw_sweep(results, field, file)
+    caption = (
+        f"Top-1 on the test split against {plots.axis_label(field)}: mean and standard "
+        "deviation over seeds; dots are runs."
+    )
+    return [*blocks, Figure(file, caption)]
+
+
+def _chosen(results: Results, field: str, swept: Sequence[Variant]) -> Table:
+    """Returns how what the validation split chooses does on the test split."""
+    rows = []
+    for network in dict.fromkeys(v.network for v in swept):
+        own = [v for v in swept if v.network == network]
+        best = max(own, key=lambda v: float(np.mean(results.val(v))))
+        name = f"{network} {field}={plots.value(results, field, best)}"
+        for against in _AGAINST:
+            other = results.plan.counterpart(best, against)
+            if other is not None and against != network:
+                judged = (
+                    _judged(results.difference(best, against, t)) for t in _all(results)
+                )
+                rows.append([name, against, *judged])
+    columns = ["chosen on validation", "against", *results.tasks, "all tasks right"]
+    return Table(columns, rows)
+
+
+def _learned(
+    cross_weights: Mapping[Variant, CrossWeights], folder: Path
+) -> list[Block]:
+    blocks: list[Block] = []
+    for variant, weights in cross_weights.items():
+        file = folder / f"cross-weights-{variant.folder}.svg"
+        plots.draw_cross_weights(weights, file)
+        caption = (
+            f"{variant.label}: what each task (row) takes of each other task's "
+            f"shortcut (column), a grid a unit; {weights.meaning}, mean over seeds."
+        )
+        blocks.append(Figure(file, caption))
+    return [Heading("Learned cross weights"), *blocks] if blocks else []
+
+
+def _spread(values: np.ndarray) -> str:
+    mean, deviation = statistics.spread(values)
+    if math.isnan(mean):
+        return "–"
+    text = f"{mean:.2f}" if math.isnan(deviation) else f"{mean:.2f} ± {deviation:.2f}"
+    return text.replace("-", "−")
+
+
+def _judged(difference: Difference) -> str:
+    """Returns a difference, its interval, and what may be said of it."""
+    if math.isnan(difference.mean):
+        return "–"
+    if math.isnan(difference.low):
+        return f"{difference.mean:+.2f} (too few seeds)".replace("-", "−")
+    numbers = f"{difference.mean:+.2f} [{difference.low:+.2f}, {difference.high:+.2f}]"
+    return f"{difference.verdict}: {numbers}".replace("-", "−")

@@ -1,0 +1,107 @@
+"""What several seeds say: spread, paired differences, and the multitask gain."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+from crl_jax.errors import UserError
+
+CONFIDENCE = 0.95
+RESAMPLES = 10_000
+MIN_SEEDS = 3  # two runs agree by chance too easily: accuracies are counts
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A paired difference over seeds.
+
+    Attributes:
+      mean: of the differences.
+      low, high: ends of the interval; NaN with fewer than `MIN_SEEDS` seeds.
+    """
+
+    mean: float
+    low: float
+    high: float
+
+    @property
+    def verdict(self) -> str:
+        """What may be said: `better`, `worse`, or that no difference was seen."""
+        if self.low > 0 or self.high < 0:
+            return "better" if self.mean > 0 else "worse"
+        return "no difference seen"
+
+
+def spread(values: np.ndarray) -> tuple[float, float]:
+    """Returns mean and standard deviation over seeds, `[N]`.
+
+    The latter divides by N - 1, and is NaN with a single seed.
+    """
+    deviation = np.std(values, ddof=1) if len(values) > 1 else math.nan
+    return float(np.mean(values)), float(deviation)
+
+
+def paired_difference(values: np.ndarray, others: np.ndarray) -> Difference:
+    """Returns the mean of `values - others` and its bootstrap interval.
+
+    Seeds are drawn with replacement, and the percentiles of the means are taken. With N
+    seeds these are too narrow by sqrt((N - 1) / N) and by what a normal distribution
+    has in its tails less than Student's; so their distance from the mean is widened by
+    both (as in Hesterberg 2015, "What Teachers Should Know About the Bootstrap").
+    With three seeds that is a factor of 2.7, with ten 1.2.
+
+    Args:
+      values: `[N]`, one a seed.
+      others: `[N]`, of the same seeds.
+    """
+    differences = np.asarray(values, np.float64) - np.asarray(others, np.float64)
+    mean, count = float(np.mean(differences)), len(differences)
+    if count < MIN_SEEDS:
+        return Difference(mean, math.nan, math.nan)
+    rng = np.random.default_rng(0)
+    draws = rng.integers(count, size=(RESAMPLES, count))
+    means = np.mean(differences[draws], axis=1)
+    tails = np.array([(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    low, high = mean + widening(count) * (np.quantile(means, tails) - mean)
+    return Difference(mean, float(low), float(high))
+
+
+def widening(count: int) -> float:
+    """Returns by how much the percentiles of `count` values' bootstrap are widened."""
+    tail = (1 + CONFIDENCE) / 2
+    student, normal = stats.t.ppf(tail, count - 1), stats.norm.ppf(tail)
+    return float(math.sqrt(count / (count - 1)) * student / normal)
+
+
+def multitask_gain(
+    top1: Mapping[str, np.ndarray], baseline: Mapping[str, np.ndarray]
+) -> np.ndarray:
+    """Returns the multitask gain of each seed, in percent; above 0 is better.
+
+    `mean over tasks of 100 (a[t] - b[t]) / b[t]`, where a is the top-1 of the network
+    and b that of a network a task (Maninis et al. 2019, equation 4).
+
+    Args:
+      top1: `{task: [N]}`.
+      baseline: `{task: [N]}`, of the same seeds.
+
+    Returns:
+      `[N]`; NaN where the baseline is never right, so that there is nothing to divide
+      by.
+
+    Raises:
+      UserError: the baseline lacks a task.
+    """
+    for task in top1:
+        if task not in baseline:
+            raise UserError(
+                f"The multitask gain needs a baseline for {task}, and there is none."
+            )
+    gains = []
+    for task, values in top1.items():
+        divisor = np.where(baseline[task] > 0, baseline[task], np.nan)
+        gains.append(100 * (values - divisor) / divisor)
+    return np.mean(gains, axis=0)

@@ -1,0 +1,304 @@
+"""Weights of other libraries' ResNets, and of other runs, for a network of ours.
+
+A trunk takes them as they are, each branch starts as a copy, and heads are new. Nothing
+here needs the library that a file comes from.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from flax import traverse_util
+
+from crl_jax.errors import UserError
+from crl_jax.models import units
+from crl_jax.models.network import ARCHITECTURES, MultitaskResNet, unit_names
+from crl_jax.models.weight_files import Tensor, read_keras, read_torch
+
+# Where an array lies in the variables: ("params", "res2a", "conv1", "kernel").
+Key = tuple[str, ...]
+
+_KERAS_EPSILON = 1.001e-5  # of its batch norm; ours is 1e-5
+_KERAS_MEAN = (123.68, 116.779, 103.939)  # that it subtracts: red, green, blue
+
+
+@dataclass
+class Import:
+    """What became of a file's tensors.
+
+    Attributes:
+      variables: of the network, complete.
+      matched: paths of the arrays that were taken.
+      new: paths of the arrays that start anew.
+      left: `{name in the file: why it was left}`.
+      notes: what else the user should know.
+    """
+
+    variables: Any
+    matched: list[str] = field(default_factory=list)
+    new: list[str] = field(default_factory=list)
+    left: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+def load(path: Path, network: MultitaskResNet, variables: Any) -> Import:
+    """Returns the variables of a network, with what a file has of them.
+
+    Args:
+      path: `.safetensors` or `.pth` of timm's or torchvision's ResNets, or `.h5` or
+        `.keras` of Keras's.
+      network: what they are for.
+      variables: of the network as it starts; what the file lacks stays so.
+
+    Raises:
+      UserError: no such file, one that cannot be read, another network, or a shape
+        that does not fit.
+    """
+    readers: dict[str, Callable[[Path, MultitaskResNet], _Source]] = {
+        ".safetensors": _torch_source,
+        ".pth": _torch_source,
+        ".pt": _torch_source,
+        ".h5": _keras_source,
+        ".keras": _keras_source,
+    }
+    if path.suffix not in readers:
+        raise UserError(
+            f"config.init.from={path}: weights are read from {', '.join(readers)}, or "
+            "from the folder of a run."
+        )
+    if not path.is_file():
+        raise UserError(f"config.init.from={path}: there is no such file.")
+    source = readers[path.suffix](path, network)
+    return _fill(path, source, network, variables)
+
+
+@dataclass
+class _Source:
+    """A file, by our paths; of kernels in our axes."""
+
+    tensors: dict[Key, tuple[str, tuple[int, ...], Callable[[], np.ndarray]]]
+    left: dict[str, str]
+    notes: list[str]
+
+
+def _fill(
+    path: Path, source: _Source, network: MultitaskResNet, variables: Any
+) -> Import:
+    flat = dict(traverse_util.flatten_dict(variables))
+    stacked = network.stacked_layers
+    result = Import(None, left=source.left, notes=source.notes)
+    layers_missing = []
+    # All shapes are looked at before a number is read.
+    for key, leaf in flat.items():
+        if key not in source.tensors:
+            result.new.append("/".join(key))
+            if key[1] != "head" and not key[1].endswith("_cross"):
+                layers_missing.append("/".join(key))
+            continue
+        name, shape, _ = source.tensors[key]
+        expected = leaf.shape[1:] if key[1] in stacked else leaf.shape
+        if tuple(shape) != tuple(expected):
+            raise UserError(
+                f"config.init.from={path}: {name} is {tuple(shape)} there, and "
+                f"{'/'.join(key)} of this network is {tuple(expected)}: the config's "
+                "model.depth, width and stem must be those of the weights."
+            )
+    if layers_missing:
+        raise UserError(
+            f"config.init.from={path} lacks {layers_missing[0]} and "
+            f"{len(layers_missing) - 1} more arrays of a ResNet-{network.depth}: the "
+            "weights are of another network."
+        )
+    for key, (name, _, read) in source.tensors.items():
+        if key not in flat:
+            result.left[name] = f"a ResNet-{network.depth} has no {'/'.join(key[1:])}"
+            continue
+        numbers = read().astype(np.float32)
+        flat[key] = np.ascontiguousarray(np.broadcast_to(numbers, flat[key].shape))
+        result.matched.append("/".join(key))
+    result.variables = traverse_util.unflatten_dict(flat)
+    return result
+
+
+def _layers(network: MultitaskResNet) -> tuple[list[list[str]], bool]:
+    """Returns the names of the units a stage, and whether they are bottlenecks."""
+    unit, sizes = ARCHITECTURES[network.depth]
+    return unit_names(sizes), unit is units.BottleneckUnit
+
+
+def _norm(name: str) -> dict[str, Key]:
+    """Returns where scale, bias, mean and var of a batch norm lie, below its layer."""
+    return {
+        "scale": ("params", name, "scale"),
+        "bias": ("params", name, "bias"),
+        "mean": ("batch_stats", name, "mean"),
+        "var": ("batch_stats", name, "var"),
+    }
+
+
+_TORCH_NORM = {
+    "weight": "scale",
+    "bias": "bias",
+    "running_mean": "mean",
+    "running_var": "var",
+}
+
+
+def _torch_source(path: Path, network: MultitaskResNet) -> _Source:
+    """Reads the layout of torchvision and timm."""
+    stages, bottleneck = _layers(network)
+    if bottleneck and network.stride_in != "3x3":
+        raise UserError(
+            f"config.init.from={path}: ResNets of torchvision and timm have the stride "
+            "in the 3x3 convolution: set config.model.stride_in=3x3."
+        )
+    convs = {"conv1": ("stem", "conv")}
+    norms = {"bn1": ("stem", "norm")}
+    for stage, names in enumerate(stages, start=1):
+        for i, unit in enumerate(names):
+            prefix = f"layer{stage}.{i}"
+            for n in (1, 2, 3) if bottleneck else (1, 2):
+                convs[f"{prefix}.conv{n}"] = (unit, f"conv{n}")
+                norms[f"{prefix}.bn{n}"] = (unit, f"norm{n}")
+            convs[f"{prefix}.downsample.0"] = (unit, "projection")
+            norms[f"{prefix}.downsample.1"] = (unit, "projection_norm")
+
+    source = _Source({}, {}, [])
+    for name, tensor in read_torch(path).items():
+        layer, _, weight = name.rpartition(".")
+        layer = layer.removeprefix("module.")
+        if layer in convs and weight == "weight" and len(tensor.shape) == 4:
+            out, into, rows, columns = tensor.shape
+            source.tensors[("params", *convs[layer], "kernel")] = (
+                name,
+                (rows, columns, into, out),
+                _torch_kernel_reader(tensor),
+            )
+        elif layer in norms and weight in _TORCH_NORM:
+            unit, norm = norms[layer]
+            collection, *rest = _norm(norm)[_TORCH_NORM[weight]]
+            source.tensors[(collection, unit, *rest)] = (
+                name,
+                tensor.shape,
+                tensor.read,
+            )
+        else:
+            source.left[name] = _why_left(weight, layer in ("fc", "classifier"))
+    return source
+
+
+def _torch_kernel_reader(tensor: Tensor) -> Callable[[], np.ndarray]:
+    return lambda: tensor.read().transpose(2, 3, 1, 0)
+
+
+def _why_left(weight: str, head: bool) -> str:
+    if head:
+        return "heads are new"
+    if weight == "num_batches_tracked":
+        return "a count that is not needed"
+    return "no layer of this network"
+
+
+_KERAS_NORM = {
+    "gamma": "scale",
+    "beta": "bias",
+    "moving_mean": "mean",
+    "moving_variance": "var",
+}
+
+
+def _keras_source(path: Path, network: MultitaskResNet) -> _Source:
+    """Reads the layout of Keras's ResNet50, ResNet101 and ResNet152.
+
+    A convolution's bias shifts the batch statistics by as much; the batch norm's larger
+    epsilon is added to the variances; and the stem takes red, green and blue, divided
+    by `network.std`, instead of blue, green and red.
+    """
+    stages, bottleneck = _layers(network)
+    if not bottleneck:
+        raise UserError(
+            f"config.init.from={path}: Keras has no ResNet-{network.depth}, only 50, "
+            "101 and 152."
+        )
+    if network.stride_in != "1x1":
+        raise UserError(
+            f"config.init.from={path}: Keras's ResNets have the stride in the first "
+            "1x1 convolution: set config.model.stride_in=1x1."
+        )
+    layers = {"conv1": ("stem", "conv", "norm")}
+    for stage, names in enumerate(stages, start=2):
+        for i, unit in enumerate(names, start=1):
+            for n in (1, 2, 3):
+                layers[f"conv{stage}_block{i}_{n}"] = (unit, f"conv{n}", f"norm{n}")
+            shortcut = (unit, "projection", "projection_norm")
+            layers[f"conv{stage}_block{i}_0"] = shortcut
+
+    stored = read_keras(path)
+    source = _Source({}, {}, [])
+    for name, tensor in stored.items():
+        keras_layer, _, weight = name.partition("/")
+        block, _, kind = keras_layer.rpartition("_")
+        if block not in layers or kind not in ("conv", "bn"):
+            head = keras_layer in ("predictions", "probs", "fc1000")
+            source.left[name] = _why_left(weight, head)
+            continue
+        unit, conv, norm = layers[block]
+        if kind == "conv" and weight == "kernel":
+            read = tensor.read
+            if unit == "stem":
+                read = _stem_reader(tensor, network.std)
+            source.tensors[("params", unit, conv, "kernel")] = (
+                name,
+                tensor.shape,
+                read,
+            )
+        elif kind == "bn" and weight in _KERAS_NORM:
+            collection, *rest = _norm(norm)[_KERAS_NORM[weight]]
+            read = _norm_reader(weight, tensor, stored.get(f"{block}_conv/bias"))
+            source.tensors[(collection, unit, *rest)] = (name, tensor.shape, read)
+        elif weight != "bias":
+            source.left[name] = _why_left(weight, head=False)
+    if not np.allclose(255 * np.array(network.mean), _KERAS_MEAN, atol=1e-3):
+        mean = ", ".join(f"{m / 255:.6f}" for m in _KERAS_MEAN)
+        source.notes.append(
+            "Keras's weights were trained with the mean of other pictures: "
+            f"config.data.mean='({mean})' is theirs."
+        )
+    return source
+
+
+def _stem_reader(tensor: Tensor, std: tuple[float, ...]) -> Callable[[], np.ndarray]:
+    def read() -> np.ndarray:
+        kernel = tensor.read()[:, :, ::-1]
+        return kernel * (255 * np.array(std, np.float32)).reshape(1, 1, 3, 1)
+
+    return read
+
+
+def _norm_reader(
+    weight: str, tensor: Tensor, bias: Tensor | None
+) -> Callable[[], np.ndarray]:
+    if weight == "moving_mean" and bias is not None:
+        return lambda: tensor.read() - bias.read()
+    if weight == "moving_variance":
+        return lambda: tensor.read() + np.float32(_KERAS_EPSILON - 1e-5)
+    return tensor.read
+
+
+def describe(result: Import, source: str) -> str:
+    """Returns what matched, what was left and why, as a few lines."""
+    lines = [f"From {source}: {len(result.matched)} arrays taken."]
+    if result.new:
+        lines.append(f"New: {_some(result.new)}.")
+    reasons: dict[str, list[str]] = {}
+    for name, why in result.left.items():
+        reasons.setdefault(why, []).append(name)
+    lines += [f"Left, {why}: {_some(names)}." for why, names in reasons.items()]
+    return "\n".join([*lines, *result.notes])
+
+
+def _some(names: list[str]) -> str:
+    more = len(names) - 4
+    return ", ".join(names[:4]) + (f" and {more} more" if more > 0 else "")

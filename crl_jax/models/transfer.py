@@ -1,0 +1,86 @@
+"""From one of our networks to another, with other tasks or another branch point."""
+
+from typing import Any
+
+import numpy as np
+from flax import traverse_util
+
+from crl_jax.errors import UserError
+from crl_jax.models.network import MultitaskResNet
+from crl_jax.models.pretrained import Import
+
+
+def transfer(
+    origin: str,
+    source: MultitaskResNet,
+    source_variables: Any,
+    network: MultitaskResNet,
+    variables: Any,
+) -> Import:
+    """Returns the variables of a network, with what another network has of them.
+
+    A task that both have takes its own branch and head; a new task's branch starts as a
+    copy of the first task's, and so does a trunk where the other network was branched.
+    Cross weights are taken where the tasks are the same.
+
+    Args:
+      origin: what to call the source in messages.
+      source: where weights come from.
+      source_variables: of it.
+      network: where they go.
+      variables: of it as it starts.
+
+    Raises:
+      UserError: a shape does not fit.
+    """
+    old, new = list(source.classes), list(network.classes)
+    there = traverse_util.flatten_dict(source_variables)
+    flat = dict(traverse_util.flatten_dict(variables))
+    result = Import(None)
+    for key, leaf in flat.items():
+        name, layer = "/".join(key), key[1]
+        own = layer == "head" or layer.endswith("_cross")
+        found = there.get(key)
+        if found is not None and not own:
+            found = _branches(found, layer, source, network)
+        elif found is not None and layer.endswith("_cross") and old != new:
+            result.left[name] = "the tasks are others"
+            found = None
+        if found is None:
+            result.new.append(name)
+            continue
+        if found.shape != leaf.shape:
+            if own:
+                result.left[name] = f"it is {found.shape} there, {leaf.shape} here"
+                result.new.append(name)
+                continue
+            raise UserError(
+                f"config.init.from={origin}: {name} is {found.shape} there, and "
+                f"{leaf.shape} here: the config's model must be that of the run."
+            )
+        flat[key] = found
+        result.matched.append(name)
+    for key in there.keys() - flat.keys():
+        result.left["/".join(key)] = "this network has no such layer"
+    for layer in sorted(source.stacked_layers - network.stacked_layers):
+        result.notes.append(f"{layer} was branched there: it takes {old[0]}'s.")
+    if source.stacked_layers & network.stacked_layers:
+        for task in new:
+            if task not in old:
+                result.notes.append(f"{task} is new: its branch starts as {old[0]}'s.")
+    result.variables = traverse_util.unflatten_dict(flat)
+    return result
+
+
+def _branches(
+    found: Any, layer: str, source: MultitaskResNet, network: MultitaskResNet
+) -> Any:
+    """Returns an array with, or without, the task axis of the new network."""
+    old, new = list(source.classes), list(network.classes)
+    found = np.asarray(found)
+    branched = layer in source.stacked_layers
+    if layer not in network.stacked_layers:
+        return found[0] if branched else found
+    if not branched:
+        return np.stack([found] * len(new))
+    return found[[old.index(task) if task in old else 0 for task in new]]

@@ -1,0 +1,249 @@
+"""Tensors in files of other libraries, read without those libraries.
+
+Only numbers are read: no code in a file can run. What a file says of its shapes is
+known before any tensor is in memory.
+"""
+
+import io
+import pickle
+import zipfile
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from crl_jax.errors import UserError
+
+_LARGEST_PICKLE = 2**24  # bytes; that of a ResNet-152 has 200 kB
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A tensor in a file.
+
+    Attributes:
+      shape: as the file says.
+      read: returns the numbers, float32.
+    """
+
+    shape: tuple[int, ...]
+    read: Callable[[], np.ndarray]
+
+
+Tensors = dict[str, Tensor]
+
+
+def read_torch(path: Path) -> Tensors:
+    """Returns the tensors of a `.safetensors` or `.pth` file by their names.
+
+    Raises:
+      UserError: the file cannot be read, or holds more than plain tensors.
+    """
+    read = _safetensors if path.suffix == ".safetensors" else _pth
+    try:
+        return read(path)
+    except UserError:
+        raise
+    except Exception as error:  # whatever a damaged file makes its reader raise
+        raise UserError(
+            f"config.init.from={path} cannot be read ({type(error).__name__}: "
+            f"{error}). Save it as safetensors, or with torch.save(model.state_dict())."
+        ) from error
+
+
+def _safetensors(path: Path) -> Tensors:
+    try:
+        from safetensors import safe_open
+    except ImportError as error:
+        raise _needs("safetensors") from error
+    with safe_open(path, framework="np") as file:
+        names = list(file.keys())
+        shapes = {name: tuple(file.get_slice(name).get_shape()) for name in names}
+
+    def reader(name: str) -> Callable[[], np.ndarray]:
+        def read() -> np.ndarray:
+            with safe_open(path, framework="np") as file:
+                return np.asarray(file.get_tensor(name), np.float32)
+
+        return read
+
+    return {name: Tensor(shape, reader(name)) for name, shape in shapes.items()}
+
+
+@dataclass(frozen=True)
+class _Storage:
+    """Numbers in a `.pth`: their dtype, the member of the archive, and how many."""
+
+    dtype: np.dtype
+    member: str
+    count: int
+
+
+_STORAGES = {
+    "FloatStorage": np.dtype("<f4"),
+    "DoubleStorage": np.dtype("<f8"),
+    "HalfStorage": np.dtype("<f2"),
+    "LongStorage": np.dtype("<i8"),
+    "IntStorage": np.dtype("<i4"),
+}
+
+
+class _TensorUnpickler(pickle.Unpickler):
+    """Unpickles dictionaries of tensors, and refuses everything else.
+
+    A pickle can name any function and call it; here just three kinds of names exist,
+    and what they stand for only notes where the numbers lie.
+    """
+
+    def __init__(self, file: io.BytesIO, archive: Path) -> None:
+        super().__init__(file)
+        self._archive = archive
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == ("collections", "OrderedDict"):
+            return OrderedDict
+        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
+            return self._tensor
+        if module == "torch" and name in _STORAGES:
+            return _STORAGES[name]
+        raise UserError(
+            f"config.init.from={self._archive} holds more than plain tensors "
+            f"({module}.{name}), which is not read: save it anew with "
+            "torch.save(model.state_dict(), FILE)."
+        )
+
+    def persistent_load(self, pid: Any) -> _Storage:
+        kind, dtype, key, _, count = pid
+        if kind != "storage" or not isinstance(dtype, np.dtype):
+            raise ValueError(f"an unknown kind of storage, {kind!r}")
+        return _Storage(dtype, f"data/{key}", int(count))
+
+    def _tensor(
+        self, storage: _Storage, offset: int, shape: tuple[int, ...], *rest: Any
+    ) -> Tensor:
+        strides = rest[0]
+        last = offset + sum((n - 1) * s for n, s in zip(shape, strides, strict=True))
+        if min((offset, *shape, *strides, 0)) < 0 or last >= max(storage.count, 1):
+            raise ValueError(f"a tensor of shape {shape} outside its storage")
+
+        def read() -> np.ndarray:
+            flat = self._numbers(storage)
+            size = flat.dtype.itemsize
+            view = np.lib.stride_tricks.as_strided(
+                flat[offset:], shape, [s * size for s in strides], writeable=False
+            )
+            return np.array(view, np.float32)
+
+        return Tensor(tuple(shape), read)
+
+    def _numbers(self, storage: _Storage) -> np.ndarray:
+        with zipfile.ZipFile(self._archive) as archive:
+            member = _member(archive, storage.member)
+            size = storage.count * storage.dtype.itemsize
+            if member.file_size != size:
+                raise UserError(
+                    f"config.init.from={self._archive} is damaged: {member.filename} "
+                    f"has {member.file_size} bytes and should have {size}."
+                )
+            return np.frombuffer(archive.read(member), storage.dtype)
+
+
+def _member(archive: zipfile.ZipFile, end: str) -> zipfile.ZipInfo:
+    """Returns the member of an archive, below its one folder, with a path."""
+    found = [m for m in archive.infolist() if m.filename.partition("/")[2] == end]
+    if len(found) != 1:
+        raise ValueError(f"no {end} in it")
+    return found[0]
+
+
+def _pth(path: Path) -> Tensors:
+    if not zipfile.is_zipfile(path):
+        raise UserError(
+            f"config.init.from={path} is not in the format that PyTorch saves since "
+            "version 1.6: load it with PyTorch once and save its state_dict anew."
+        )
+    with zipfile.ZipFile(path) as archive:
+        member = _member(archive, "data.pkl")
+        if member.file_size > _LARGEST_PICKLE:
+            raise ValueError(f"its data.pkl has {member.file_size} bytes")
+        content = _TensorUnpickler(io.BytesIO(archive.read(member)), path).load()
+    if not isinstance(content, dict):
+        raise ValueError("it holds no names and tensors")
+    content = content.get("state_dict", content)
+    tensors = {name: x for name, x in content.items() if isinstance(x, Tensor)}
+    if not tensors:
+        raise ValueError("it holds no tensors")
+    return tensors
+
+
+def read_keras(path: Path) -> Tensors:
+    """Returns the tensors of a Keras `.h5`, `.weights.h5` or `.keras` file.
+
+    Returns:
+      `{"<layer>/<weight>": tensor}`, such as `conv1_conv/kernel`.
+
+    Raises:
+      UserError: the file cannot be read.
+    """
+    try:
+        import h5py
+    except ImportError as error:
+        raise _needs("h5py") from error
+    try:
+        content: Any = path
+        if path.suffix == ".keras":
+            with zipfile.ZipFile(path) as archive:
+                content = io.BytesIO(archive.read("model.weights.h5"))
+        file = h5py.File(content)  # open as long as tensors may be read
+        if "layers" in file:
+            return _keras_3(file["layers"])
+        return _keras_2(file.get("model_weights", file))
+    except Exception as error:  # whatever a damaged file makes its reader raise
+        raise UserError(
+            f"config.init.from={path} cannot be read as a Keras file "
+            f"({type(error).__name__}: {error})."
+        ) from error
+
+
+_VARIABLES = {  # in the order of Keras 3
+    True: ("gamma", "beta", "moving_mean", "moving_variance"),
+    False: ("kernel", "bias"),
+}
+
+
+def _keras_3(layers: Any) -> Tensors:
+    tensors = {}
+    for group in layers.values():
+        variables = group.get("vars", {})
+        if not len(variables):
+            continue
+        layer = variables.attrs["name"]
+        names = _VARIABLES[len(variables) == 4]
+        for number, dataset in variables.items():
+            tensors[f"{layer}/{names[int(number)]}"] = _dataset(dataset)
+    return tensors
+
+
+def _keras_2(layers: Any) -> Tensors:
+    tensors = {}
+
+    def add(path: str, item: Any) -> None:
+        if hasattr(item, "shape"):
+            layer, weight = path.split("/")[-2:]
+            tensors[f"{layer}/{weight.removesuffix(':0')}"] = _dataset(item)
+
+    layers.visititems(add)
+    return tensors
+
+
+def _dataset(dataset: Any) -> Tensor:
+    return Tensor(tuple(dataset.shape), lambda: np.asarray(dataset, np.float32))
+
+
+def _needs(package: str) -> UserError:
+    return UserError(
+        f'config.init.from needs {package} for this file: pip install ".[pretrained]".'
+    )

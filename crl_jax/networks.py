@@ -1,0 +1,67 @@
+"""The paper's networks and the baselines, by the names that tables give them."""
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from crl_jax import config as config_lib
+from crl_jax import config_check
+from crl_jax.errors import UserError
+
+Settings = dict[str, Any]  # {dotted name of a field: its value}
+
+_NO_CROSS: Settings = {
+    "model.cross.kind": "scalar",
+    "model.cross.init": 0.0,
+    "model.cross.learned": False,
+    "model.fusion": "none",
+}
+
+# What each network says of the config; the rest is the config's own.
+NETWORKS: dict[str, Settings] = {
+    "S": {"model.branch_from": "stem"} | _NO_CROSS,
+    "M": _NO_CROSS,
+    "X": {},
+    "heads": {"model.branch_from": "head"} | _NO_CROSS,
+    "cross-stitch": _NO_CROSS | {"model.fusion": "cross_stitch"},
+    "NDDR": _NO_CROSS | {"model.fusion": "nddr"},
+}
+
+MEANINGS = {
+    "S": "a network a task",
+    "M": "multitask, branched, without cross-residuals",
+    "X": "with cross-residuals, as the config says",
+    "heads": "one trunk, of which only the heads are apart",
+    "cross-stitch": "as M, with learned sums of the branches (Misra et al. 2016)",
+    "NDDR": "as M, with 1x1 convolutions over all branches (Gao et al. 2019)",
+}
+
+
+def settings(name: str) -> Settings:
+    """Returns what a network says of the config.
+
+    Raises:
+      UserError: there is no network of this name.
+    """
+    if name not in NETWORKS:
+        raise UserError(
+            f"There is no network {name!r}; there are: {', '.join(NETWORKS)}."
+        )
+    return NETWORKS[name]
+
+
+def with_settings(config: ConfigDict, changes: Settings) -> ConfigDict:
+    """Returns a checked copy of a config with some fields replaced.
+
+    Raises:
+      UserError: a field that does not exist, or a value that it cannot have.
+    """
+    changed = config_lib.from_dict(config.to_dict())  # a copy would sort the tasks
+    for field, value in changes.items():
+        config_check.set_field(changed, field, value)
+    return config_check.check(changed)
+
+
+def named(config: ConfigDict, name: str) -> ConfigDict:
+    """Returns the config of the network `name`, from the config of X."""
+    return with_settings(config, settings(name))

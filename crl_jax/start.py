@@ -1,0 +1,50 @@
+"""Where a new run starts from: the seed alone, or weights that the config names."""
+
+from pathlib import Path
+
+import jax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from crl_jax import trained
+from crl_jax.models import MultitaskResNet, pretrained
+from crl_jax.models.transfer import transfer
+from crl_jax.terminal import console
+from crl_jax.train_state import TrainState
+
+
+def from_weights(
+    state: TrainState, config: ConfigDict, network: MultitaskResNet, mesh: Mesh
+) -> TrainState:
+    """Returns a new run's state with the weights that `config.init.from` names.
+
+    What was taken, what was left and why is printed.
+
+    Args:
+      state: from the seed alone.
+      config: a checked config.
+      network: of the config.
+      mesh: of all devices.
+
+    Raises:
+      UserError: the weights cannot be read, or do not fit.
+    """
+    origin = config.init["from"]
+    if not origin:
+        return state
+    path = Path(origin).expanduser()
+    here = jax.device_get(state.variables)
+    if path.is_dir():
+        other = trained.load(path, mesh)
+        there = jax.device_get(other.variables)
+        found = transfer(origin, other.network, there, network, here)
+    else:
+        found = pretrained.load(path, network, here)
+    console.print(pretrained.describe(found, origin), soft_wrap=True)
+    variables = jax.tree.map(
+        lambda x, old: jax.device_put(x, old.sharding), found.variables, state.variables
+    )
+    average = state.average
+    if average is not None:
+        average = jax.tree.map(lambda x: x.copy(), variables)
+    return state.replace(variables=variables, average=average)

@@ -1,0 +1,309 @@
+"""Comparisons: their plan, that they go on, and what their report says."""
+
+import csv
+import shutil
+import sys
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from crl_jax import compare, config_check, networks, workdir
+from crl_jax.comparison import document, measurements, plan, runs
+from crl_jax.comparison.comparison import compare as run_comparison
+from crl_jax.comparison.cross_weights import CrossWeights, grid
+from crl_jax.comparison.plan import Variant
+from crl_jax.comparison.report import report
+from crl_jax.comparison.results import Results
+from crl_jax.comparison.runs import Outcome
+from crl_jax.errors import UserError
+
+TASKS = ("hue", "number")
+
+
+@pytest.fixture(scope="module")
+def config(new_config):
+    config = new_config()
+    config.model.branch_from = "res5a"
+    config.model.cross.learned = True
+    config.train.steps = 2
+    config.train.eval_every = 1
+    return config_check.check(config)
+
+
+@pytest.fixture(scope="module")
+def compared(config, tmp_path_factory):
+    """A comparison of S and X, of one seed."""
+    directory = tmp_path_factory.mktemp("compared")
+    arguments = ["--config=mine.py", "--seeds=1"]
+    return directory, run_comparison(config, "SX", 1, [], directory, arguments)
+
+
+def test_a_sweep_concerns_the_networks_that_leave_the_field_open(config):
+    found = plan.make(
+        config,
+        ["S", "M", "X", "heads"],
+        1,
+        [("model.branch_from", ["res5b"]), ("model.cross.init", [0.1, 1.0])],
+    )
+    labels = [variant.label for variant in found.configs]
+    assert labels == [
+        *("S", "M", "X", "heads"),
+        *("M model.branch_from=res5b", "X model.branch_from=res5b"),
+        "X model.cross.init=1.0",  # 0.1 is what X has anyway
+    ]
+    swept = Variant("X", "model.branch_from", "res5b")
+    assert found.configs[swept].model.branch_from == "res5b"
+    assert swept.folder == "X,model.branch_from=res5b"
+    assert found.counterpart(swept, "M").field == "model.branch_from"
+    assert found.counterpart(swept, "S") == Variant("S")
+    assert found.counterpart(swept, "nddr") is None
+
+
+@pytest.mark.parametrize(
+    ("names", "sweeps", "message"),
+    [
+        ("MX", [], r"add it, --networks=S,M,X"),
+        (["S", "Y"], [], r"no network 'Y'; there are: S, M, X"),
+        ("SM", [("model.cross.init", [0.5])], r"every network .* sets it itself"),
+        ("SX", [("train.seed", [1])], r"that is what --seeds is for"),
+        ("SX", [("model.depth", [19])], r"depth is 19; it can be"),
+    ],
+)
+def test_a_wrong_plan_has_one_message(config, names, sweeps, message):
+    with pytest.raises(UserError, match=message):
+        plan.make(config, list(names), 1, sweeps)
+
+
+def test_networks_that_do_not_differ_are_refused(config):
+    settings = {"model.cross.init": 0.0, "model.cross.learned": False}
+    plain = networks.with_settings(config, settings)
+    with pytest.raises(UserError, match="M and X are the same network"):
+        plan.make(plain, ["S", "M", "X"], 1, [])
+
+
+def test_a_comparison_needs_a_split_to_choose_on(config):
+    blind = networks.with_settings(config, {"data.val_split": ""})
+    with pytest.raises(UserError, match="chooses checkpoints on one split"):
+        plan.make(blind, ["S", "X"], 1, [])
+
+
+def test_sweeps_are_read_from_text():
+    assert compare._sweep("model.cross.init=0,0.5") == ("model.cross.init", [0, 0.5])
+    assert compare._sweep("config.data.train_split=train[:10%],train") == (
+        "data.train_split",
+        ["train[:10%]", "train"],
+    )
+
+
+def test_every_run_is_what_it_is_named(compared, config):
+    directory, results = compared
+    folders = {
+        f"{outcome.folder.parent.name}/{outcome.folder.name}": outcome
+        for outcomes in results.outcomes.values()
+        for outcome in outcomes
+    }
+    assert set(folders) == {"S/seed0", "X/seed0"}
+    for folder, init in zip(folders, (0.0, 0.1), strict=True):
+        trained = workdir.read(directory / folder).config
+        assert trained.model.cross.init == init
+        named = networks.named(config, folder[0])
+        assert trained.model.branch_from == named.model.branch_from
+
+
+def test_the_tasks_keep_their_order(config):
+    named = networks.with_settings(config, {"data.tasks.z": "a", "data.tasks.b": "c"})
+    again = networks.with_settings(named, {"train.seed": 3})
+    assert list(again.data.tasks) == ["z", "b"]
+
+
+def test_results_are_those_of_the_runs(compared):
+    directory, results = compared
+    with (directory / "results.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 2 * 3  # networks; tasks and all tasks right
+    for row in rows:
+        step, accuracies = workdir.read_result(directory / row["folder"])
+        assert row["step"] == str(step)
+        found = accuracies[row["task"]]["top1"]
+        assert float(row["top1"]) == pytest.approx(found, abs=1e-6)
+        if row["task"] != "joint":
+            log = (directory / row["folder"] / "metrics.csv").read_text().splitlines()
+            lines = csv.DictReader(log)
+            val = [r for r in lines if r["split"] == "val" and r["step"] == str(step)]
+            logged = float(val[0][f"{row['task']}_top1"])
+            assert float(row["val_top1"]) == pytest.approx(logged, abs=1e-6)
+
+
+def test_what_is_done_is_not_trained_again(compared, config, monkeypatch):
+    directory, before = compared
+    monkeypatch.setattr(runs, "train", lambda *_: pytest.fail("it trained again"))
+    monkeypatch.setattr(
+        measurements, "measure", lambda *_: pytest.fail("it measured again")
+    )
+    again = run_comparison(config, "SX", 1, [], directory, [])
+    for variant in again.outcomes:
+        for task in (*TASKS, "joint"):
+            np.testing.assert_array_equal(
+                again.test(variant, task), before.test(variant, task)
+            )
+
+
+def test_a_comparison_goes_on_with_what_is_missing(compared, config, monkeypatch):
+    directory, _ = compared
+    lost = directory / "X" / "seed0"
+    shutil.rmtree(lost)
+    trained, train = [], runs.train
+    monkeypatch.setattr(
+        runs, "train", lambda c, folder: (trained.append(folder), train(c, folder))
+    )
+    run_comparison(config, "SX", 1, [], directory, [])
+    assert trained == [lost]
+
+
+def test_the_folder_of_another_comparison_is_refused(compared, config):
+    directory, _ = compared
+    other = networks.with_settings(config, {"optim.learning_rate": 0.3})
+    with pytest.raises(UserError, match=r"config.optim.learning_rate: 0.1 there, 0.3"):
+        run_comparison(other, "SX", 1, [], directory, [])
+
+
+class Tags(HTMLParser):
+    """Notes which tags a page opens and leaves open."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.seen = [], []
+
+    def handle_starttag(self, tag, _):
+        self.seen.append(tag)
+        if tag not in ("meta", "img"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        if tag in self.open:
+            assert self.open.pop() == tag
+
+
+def outcome(variant, seed, **top1):
+    test = {t: {"count": 10, "top1": x, "top5": 1.0} for t, x in top1.items()}
+    val = {task: x for task, x in top1.items() if task != "joint"}
+    return Outcome(variant, seed, None, 5, val, test)
+
+
+def test_differences_pair_the_same_seeds(config):
+    what = plan.make(config, ["S", "X"], 2, [])
+    s, x = Variant("S"), Variant("X")
+    results = Results.of(
+        what,
+        [
+            outcome(x, 1, hue=0.7, number=0.4, joint=0.4),
+            outcome(s, 0, hue=0.4, number=0.4, joint=0.4),
+            outcome(x, 0, hue=0.6, number=0.2, joint=0.2),
+            outcome(s, 1, hue=0.5, number=0.5, joint=0.5),
+        ],
+    )
+    difference = results.difference(x, "S", "hue")
+    assert difference.mean == pytest.approx(20)
+    np.testing.assert_allclose(results.gain(x), [0, (40 - 20) / 2], atol=1e-9)
+
+
+def test_the_report_says_all_that_was_asked(config, tmp_path):
+    fixed = networks.with_settings(config, {"model.cross.learned": False})
+    what = plan.make(fixed, ["S", "M", "X"], 3, [("model.branch_from", ["res5b"])])
+    rng = np.random.default_rng(0)
+    results = Results.of(
+        what,
+        [
+            outcome(variant, seed, hue=hue, number=number, joint=number / 2)
+            for variant in what.configs
+            for seed in range(3)
+            for hue in [0.5 + (0.2 if variant.network == "X" else 0) + seed / 100]
+            for number in [rng.uniform(0.3, 0.5)]
+        ],
+    )
+    cost = measurements.Measurement(1000, 2e9, 0.02, 3_000_000, "1 cpu")
+    grids = {"res5b": np.array([[1, 0.2], [-0.1, 1]])}
+    weights = CrossWeights(TASKS, grids, "the weight")
+    blocks = report(
+        results,
+        dict.fromkeys(what.configs, cost),
+        {Variant("X"): weights},
+        ["--config=mine.py", "--seeds=3"],
+        tmp_path / "figures",
+    )
+    text = document.markdown(blocks, tmp_path)
+    for heading in (
+        *("Top-1", "Top-5", "Top-1 against M", "Top-1 against S", "Cost"),
+        *("Multitask gain Δm", "Sweep of model.branch_from", "Learned cross weights"),
+    ):
+        assert f"## {heading}\n" in text
+    assert "python -m crl_jax.compare --config=mine.py --seeds=3" in text
+    # X is 20 points above M in hue with every seed; numbers were drawn alike.
+    against_m = text.split("## Top-1 against M")[1].split("##")[0]
+    row = next(line for line in against_m.splitlines() if line.startswith("| X |"))
+    assert "better: +20.00 [+20.00, +20.00] | no difference seen" in row
+    assert "| X | 71.00 ± 1.00 |" in text
+    for line in text.splitlines():
+        if line.startswith("!["):
+            figure = line.split("(")[-1].split(")")[0]
+            assert (tmp_path / figure).read_text().count("<svg") == 1
+    page = document.as_page(blocks)
+    tags = Tags()
+    tags.feed(page)
+    assert tags.open == []
+    assert tags.seen.count("img") == 2
+    assert tags.seen.count("table") == text.count("| --- |")
+
+
+def test_measured_parameters_and_memory_are_those_of_the_state(compared):
+    _, results = compared
+    found = measurements._read(compared[0] / "costs.json")
+    folder = results.outcomes[Variant("X")][0].folder
+    run = workdir.read(folder)
+    measured = measurements.measure(run)
+    assert measured.parameters == found["X"].parameters
+    # Parameters and momentum, float32 each, are the least that a step holds.
+    assert measured.step_bytes > 2 * 4 * measured.parameters
+    assert measured.step_seconds > 0
+    assert found["S"].flops > found["X"].flops
+
+
+def test_learned_weights_become_a_grid():
+    found = grid(np.arange(1.0, 7.0))
+    np.testing.assert_array_equal(found, [[1, 1, 2], [3, 1, 4], [5, 6, 1]])
+
+
+def test_markdown_and_html_escape_what_tables_hold(tmp_path):
+    blocks = [
+        document.Heading("A & B", 1),
+        document.Table(["x", "y"], [["a|b", "<1>"]]),
+    ]
+    assert "| a\\|b | <1> |" in document.markdown(blocks, tmp_path)
+    page = document.as_page(blocks)
+    assert "<td>&lt;1&gt;</td>" in page
+    assert "<title>A &amp; B</title>" in page
+
+
+def test_the_command_compares(config, tmp_path, monkeypatch, capsys):
+    called = {}
+    monkeypatch.setattr(
+        "crl_jax.comparison.comparison.compare", lambda **given: called.update(given)
+    )
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "from crl_jax.config import default\n\n"
+        "def get_config():\n    return default()\n"
+    )
+    arguments = [
+        f"--config={path}",
+        "--networks=S,heads",
+        "--seeds=3",
+        f"--workdir={tmp_path}",
+        "--sweep=model.cross.init=0,1",
+    ]
+    monkeypatch.setattr(sys, "argv", ["compare", *arguments])
+    compare.main()
+    assert called["networks"] == ["S", "heads"]
+    assert called["sweeps"] == [("model.cross.init", [0, 1])]
+    assert called["arguments"] == arguments

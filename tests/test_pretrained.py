@@ -1,0 +1,311 @@
+"""Imported weights: the same logits as the other framework; mistakes are answered."""
+
+import io
+import zipfile
+from collections import OrderedDict
+
+import jax
+import numpy as np
+import pytest
+from flax import traverse_util
+
+from crl_jax.errors import UserError
+from crl_jax.models import MultitaskResNet, pretrained
+from crl_jax.models.transfer import transfer
+
+CLASSES = {"noun": 5, "anp": 7}
+TORCH_NORM = ("weight", "bias", "running_mean", "running_var")
+
+
+def tiny(**settings):
+    settings = {"depth": 12, "width": 0.125, "branch_from": "res5a"} | settings
+    return MultitaskResNet(settings.pop("classes", CLASSES), **settings)
+
+
+def init(network, size=32, seed=0):
+    images = np.zeros((1, size, size, 3), np.uint8)
+    variables = jax.jit(network.init)(jax.random.key(seed), images)
+    return jax.device_get(variables)
+
+
+def torch_tensors(network, seed=0):
+    """Random tensors by torchvision's names, from the shapes of ResNet papers."""
+    rng = np.random.default_rng(seed)
+    width = round(64 * network.width)
+    tensors = OrderedDict()
+
+    def conv(name, out, into, size):
+        tensors[f"{name}.weight"] = rng.normal(size=(out, into, size, size))
+
+    def norm(name, channels):
+        for weight in TORCH_NORM:
+            tensors[f"{name}.{weight}"] = rng.uniform(0.5, 1.5, channels)
+        tensors[f"{name}.num_batches_tracked"] = np.zeros(())
+
+    conv("conv1", width, 3, 7)
+    norm("bn1", width)
+    into = width
+    for stage, units in enumerate((1, 1, 1, 2)):
+        out = width * 2**stage
+        for unit in range(units):
+            prefix = f"layer{stage + 1}.{unit}"
+            conv(f"{prefix}.conv1", out, into, 3)
+            norm(f"{prefix}.bn1", out)
+            conv(f"{prefix}.conv2", out, out, 3)
+            norm(f"{prefix}.bn2", out)
+            if into != out:
+                conv(f"{prefix}.downsample.0", out, into, 1)
+                norm(f"{prefix}.downsample.1", out)
+            into = out
+    tensors["fc.weight"] = rng.normal(size=(1000, into))
+    tensors["fc.bias"] = rng.normal(size=1000)
+    return OrderedDict((k, v.astype(np.float32)) for k, v in tensors.items())
+
+
+def write_pth(path, tensors, extra=b""):
+    """Writes what `torch.save` writes, with opcodes by hand."""
+    out = io.BytesIO()
+
+    def text(value):
+        data = value.encode()
+        return b"X" + len(data).to_bytes(4, "little") + data
+
+    def number(value):
+        return b"J" + int(value).to_bytes(4, "little", signed=True)
+
+    def numbers(values):
+        return b"(" + b"".join(number(v) for v in values) + b"t"
+
+    out.write(b"\x80\x02ccollections\nOrderedDict\n)R(")
+    for i, (name, array) in enumerate(tensors.items()):
+        strides = [s // array.itemsize for s in array.strides]
+        storage = b"(" + text("storage") + b"ctorch\nFloatStorage\n" + text(str(i))
+        storage += text("cpu") + number(array.size) + b"tQ"
+        out.write(text(name) + b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage)
+        out.write(number(0) + numbers(array.shape) + numbers(strides))
+        out.write(b"\x89ccollections\nOrderedDict\n)RtR")
+    out.write(b"u" + extra + b".")
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("archive/data.pkl", out.getvalue())
+        for i, array in enumerate(tensors.values()):
+            archive.writestr(f"archive/data/{i}", array.tobytes("A"))
+
+
+@pytest.fixture(scope="module")
+def network():
+    return tiny()
+
+
+@pytest.fixture(scope="module")
+def variables(network):
+    return init(network)
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+def test_torchvisions_names_and_axes(network, variables, tmp_path, suffix):
+    tensors = torch_tensors(network)
+    path = tmp_path / f"weights{suffix}"
+    if suffix == ".pth":
+        write_pth(path, tensors)
+    else:
+        safetensors_numpy = pytest.importorskip("safetensors.numpy")
+        safetensors_numpy.save_file(tensors, path)
+    found = pretrained.load(path, network, variables)
+    params, stats = found.variables["params"], found.variables["batch_stats"]
+    stem = params["stem"]["conv"]["kernel"]
+    for o, i, y, x in ((0, 0, 0, 0), (3, 2, 1, 5), (7, 1, 6, 2)):
+        assert stem[y, x, i, o] == tensors["conv1.weight"][o, i, y, x]
+    np.testing.assert_array_equal(
+        stats["res3a"]["norm2"]["var"], tensors["layer2.0.bn2.running_var"]
+    )
+    projection = tensors["layer4.0.downsample.0.weight"].transpose(2, 3, 1, 0)
+    for branch in params["res5a"]["projection"]["kernel"]:
+        np.testing.assert_array_equal(branch, projection)  # each starts as a copy
+    np.testing.assert_array_equal(
+        params["head"]["noun"]["kernel"], variables["params"]["head"]["noun"]["kernel"]
+    )
+    assert found.left["fc.weight"] == "heads are new"
+    expected = {k for k in traverse_util.flatten_dict(variables) if k[1] != "head"}
+    assert set(found.matched) == {"/".join(key) for key in expected}
+    assert {name.split("/")[1] for name in found.new} == {"head"}
+    text = pretrained.describe(found, "weights")
+    assert f"{len(expected)} arrays taken" in text
+    assert "Left, heads are new: fc." in text
+
+
+def test_tensors_that_lie_transposed_in_a_pth(network, variables, tmp_path):
+    tensors = torch_tensors(network)
+    last = tensors["conv1.weight"]
+    tensors["conv1.weight"] = np.asfortranarray(last)  # such as channels last
+    write_pth(tmp_path / "a.pth", tensors)
+    found = pretrained.load(tmp_path / "a.pth", network, variables)
+    np.testing.assert_array_equal(
+        found.variables["params"]["stem"]["conv"]["kernel"], last.transpose(2, 3, 1, 0)
+    )
+
+
+def test_no_code_in_a_pth_is_run(network, variables, tmp_path):
+    marker = tmp_path / "ran"
+    command = f"touch {marker}".encode()
+    code = b"cposix\nsystem\n(X" + len(command).to_bytes(4, "little") + command + b"tR0"
+    path = tmp_path / "evil.pth"
+    write_pth(path, torch_tensors(network), extra=code)
+    with pytest.raises(UserError, match=r"more than plain tensors \(posix.system\)"):
+        pretrained.load(path, network, variables)
+    assert not marker.exists()
+
+
+def test_a_tensor_outside_its_storage_is_refused(network, variables, tmp_path):
+    path = tmp_path / "a.pth"
+    write_pth(path, torch_tensors(network))
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    members["archive/data/0"] = members["archive/data/0"][:-4]
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    with pytest.raises(UserError, match=r"damaged: archive/data/0 has \d+ bytes"):
+        pretrained.load(path, network, variables)
+
+
+def test_a_shape_that_does_not_fit_names_both(network, tmp_path):
+    path = tmp_path / "a.pth"
+    write_pth(path, torch_tensors(network))
+    wider = tiny(width=0.25)
+    with pytest.raises(
+        UserError, match=r"is \(8,\) there, and .* is \(16,\): the config"
+    ):
+        pretrained.load(path, wider, init(wider))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.txt", b"", r"weights are read from .safetensors, .pth"),
+        ("a.pth", b"no zip", r"not in the format that PyTorch saves since"),
+        ("a.safetensors", b"nothing", r"a.safetensors cannot be read"),
+        ("none.pth", None, r"there is no such file"),
+    ],
+)
+def test_a_wrong_file_is_answered(network, variables, tmp_path, name, content, message):
+    pytest.importorskip("safetensors")
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        pretrained.load(tmp_path / name, network, variables)
+
+
+def test_weights_of_another_depth_are_answered(network, variables, tmp_path):
+    tensors = torch_tensors(network)
+    fewer = {k: v for k, v in tensors.items() if not k.startswith("layer4.1")}
+    write_pth(tmp_path / "a.pth", fewer)
+    with pytest.raises(UserError, match=r"lacks .*res5b.* weights are of another"):
+        pretrained.load(tmp_path / "a.pth", network, variables)
+
+
+@pytest.fixture(scope="module")
+def keras_model():
+    keras = pytest.importorskip("keras")
+    model = keras.applications.ResNet50(
+        weights=None, classes=11, input_shape=(64, 64, 3)
+    )
+    rng = np.random.default_rng(0)
+    for layer in model.layers:
+        for weight in layer.weights:
+            value = np.asarray(weight)
+            if value.ndim == 1:  # scales, biases and statistics begin at 0 and 1
+                weight.assign(value + rng.uniform(-0.2, 0.2, value.shape))
+    return model
+
+
+@pytest.mark.parametrize("suffix", [".keras", ".weights.h5", ".h5"])
+@pytest.mark.filterwarnings("ignore")
+def test_logits_equal_those_of_keras(keras_model, tmp_path, suffix):
+    path = tmp_path / f"resnet50{suffix}"
+    save = keras_model.save_weights if suffix == ".weights.h5" else keras_model.save
+    save(path)
+    mean = (123.68 / 255, 116.779 / 255, 103.939 / 255)
+    network = MultitaskResNet(
+        {"noun": 11, "anp": 11}, depth=50, stride_in="1x1", cross_init=0.0, mean=mean
+    )
+    found = pretrained.load(path, network, init(network, 64))
+    assert not found.notes
+    kernel, bias = (np.asarray(w) for w in keras_model.layers[-1].weights)
+    for task in ("noun", "anp"):
+        found.variables["params"]["head"][task] = {"kernel": kernel, "bias": bias}
+    images = np.random.default_rng(1).integers(0, 256, (2, 64, 64, 3)).astype(np.uint8)
+    logits = jax.jit(network.apply)(found.variables, images)
+
+    from keras.applications.resnet import preprocess_input
+
+    theirs = keras_model(preprocess_input(images.astype(np.float32)), training=False)
+    for task in ("noun", "anp"):
+        ours = np.asarray(jax.nn.softmax(logits[task]))
+        np.testing.assert_allclose(ours, theirs, atol=1e-4)
+        # Softmax takes one number away: the logits are equal up to their mean.
+        ours = np.asarray(logits[task] - logits[task].mean(-1, keepdims=True))
+        theirs_log = np.log(theirs)
+        theirs_log -= theirs_log.mean(-1, keepdims=True)
+        np.testing.assert_allclose(ours, theirs_log, atol=1e-4)
+
+
+def test_kerass_stride_is_asked_for(tmp_path):
+    pytest.importorskip("h5py")
+    path = tmp_path / "a.h5"
+    path.touch()
+    network = MultitaskResNet(CLASSES, depth=50)
+    with pytest.raises(UserError, match=r"set config.model.stride_in=1x1"):
+        pretrained.load(path, network, {})
+
+
+def test_a_task_takes_its_own_branch_from_another_run(network):
+    there = init(network, seed=1)
+    here = tiny(classes={"adjective": 3, "anp": 7}, cross_learned=True)
+    found = transfer("run", network, there, here, init(here))
+    kernel = found.variables["params"]["res5b"]["conv1"]["kernel"]
+    theirs = there["params"]["res5b"]["conv1"]["kernel"]
+    np.testing.assert_array_equal(kernel[1], theirs[1])  # anp is second in both
+    np.testing.assert_array_equal(kernel[0], theirs[0])  # new: as the first task's
+    heads = found.variables["params"]["head"]
+    np.testing.assert_array_equal(
+        heads["anp"]["kernel"], there["params"]["head"]["anp"]["kernel"]
+    )
+    assert "params/head/adjective/kernel" in found.new
+    assert "params/res5a_cross/weight" in found.new
+    assert "adjective is new: its branch starts as noun's." in found.notes
+
+
+@pytest.mark.parametrize("branch_from", ["res4a", "res5b"])
+def test_another_branch_point_gives_the_same_logits_where_it_can(network, branch_from):
+    """A copy for each task of what was shared computes what it did."""
+    shared = tiny(branch_from="head")
+    there = init(shared, seed=1)
+    here = tiny(branch_from=branch_from, cross_init=0.0)
+    found = transfer("run", shared, there, here, init(here))
+    images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3)).astype(np.uint8)
+    ours = jax.jit(here.apply)(found.variables, images)
+    theirs = jax.jit(shared.apply)(there, images)
+    for task in CLASSES:
+        np.testing.assert_allclose(ours[task], theirs[task], atol=1e-5)
+    assert found.new == []
+
+
+def test_a_run_starts_from_another(trained, new_config, tmp_path, capsys):
+    from crl_jax.train import train
+
+    directory, _ = trained
+    config = new_config()
+    config.init["from"] = str(directory)
+    config.train.steps = 1
+    config.optim.learning_rate = 1e-9
+    train(config, tmp_path / "run")
+    assert "arrays taken" in capsys.readouterr().out
+    from crl_jax import devices
+    from crl_jax.trained import load
+
+    mesh = devices.make_mesh()
+    old, new = (
+        jax.device_get(load(d, mesh).variables["params"])
+        for d in (directory, tmp_path / "run")
+    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), old, new)
