@@ -12,7 +12,7 @@ PROJECT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((PROJECT / "notebooks").glob("*.ipynb"))
 SHOWN = {
     "01_quickstart": "joint",
-    "02_cross_residuals": "cross weight 0.5 -> noun",
+    "02_cross_residuals": "cross weight 0.1 -> noun",
     "03_your_own_pictures": "new-3.png -> is not a whole JPEG",
     "04_vso": "blue_bar       -> ",
 }
