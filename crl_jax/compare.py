@@ -16,6 +16,7 @@ import sys
 from typing import Any
 
 from crl_jax import cli
+from crl_jax.comparison import plan
 from crl_jax.errors import UserError
 
 
@@ -28,7 +29,7 @@ def main() -> None:
     add(
         "--networks",
         type=_names,
-        default=["S", "M", "X"],
+        default="S,M,X",
         metavar="A,B",
         help="such as S,M,X,heads",
     )
@@ -43,7 +44,11 @@ def main() -> None:
         help="values of a field of the config; may be given several times",
     )
     arguments = cli.read(verb)
+    what = plan.make(
+        arguments.config, arguments.networks, arguments.seeds, arguments.sweeps
+    )
 
+    # Nothing heavy is imported until the arguments are right.
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:
@@ -54,7 +59,7 @@ def main() -> None:
     from crl_jax.comparison.comparison import compare
 
     devices.start()
-    compare(**vars(arguments), arguments=sys.argv[1:])
+    compare(what, arguments.workdir, sys.argv[1:])
 
 
 def _names(text: str) -> list[str]:

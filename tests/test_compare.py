@@ -31,12 +31,16 @@ def config(new_config):
     return config_check.check(config)
 
 
+def small(config):
+    return plan.make(config, ["S", "X"], 1, [])
+
+
 @pytest.fixture(scope="module")
 def compared(config, tmp_path_factory):
     """A comparison of S and X, of one seed."""
     directory = tmp_path_factory.mktemp("compared")
     arguments = ["--config=mine.py", "--seeds=1"]
-    return directory, run_comparison(config, "SX", 1, [], directory, arguments)
+    return directory, run_comparison(small(config), directory, arguments)
 
 
 def test_a_sweep_concerns_the_networks_that_leave_the_field_open(config):
@@ -44,13 +48,13 @@ def test_a_sweep_concerns_the_networks_that_leave_the_field_open(config):
         config,
         ["S", "M", "X", "heads"],
         1,
-        [("model.branch_from", ["res5b"]), ("model.cross.init", [0.1, 1.0])],
+        [("model.branch_from", ["res5b"]), ("model.cross.init", [0.1, 0.0])],
     )
     labels = [variant.label for variant in found.configs]
     assert labels == [
         *("S", "M", "X", "heads"),
         *("M model.branch_from=res5b", "X model.branch_from=res5b"),
-        "X model.cross.init=1.0",  # 0.1 is what X has anyway
+        "X model.cross.init=0.0",  # 0.1 is what X has anyway
     ]
     swept = Variant("X", "model.branch_from", "res5b")
     assert found.configs[swept].model.branch_from == "res5b"
@@ -141,7 +145,7 @@ def test_what_is_done_is_not_trained_again(compared, config, monkeypatch):
     monkeypatch.setattr(
         measurements, "measure", lambda *_: pytest.fail("it measured again")
     )
-    again = run_comparison(config, "SX", 1, [], directory, [])
+    again = run_comparison(small(config), directory, [])
     for variant in again.outcomes:
         for task in (*TASKS, "joint"):
             np.testing.assert_array_equal(
@@ -157,7 +161,7 @@ def test_a_comparison_goes_on_with_what_is_missing(compared, config, monkeypatch
     monkeypatch.setattr(
         runs, "train", lambda c, folder: (trained.append(folder), train(c, folder))
     )
-    run_comparison(config, "SX", 1, [], directory, [])
+    run_comparison(small(config), directory, [])
     assert trained == [lost]
 
 
@@ -165,7 +169,7 @@ def test_the_folder_of_another_comparison_is_refused(compared, config):
     directory, _ = compared
     other = networks.with_settings(config, {"optim.learning_rate": 0.3})
     with pytest.raises(UserError, match=r"config.optim.learning_rate: 0.1 there, 0.3"):
-        run_comparison(other, "SX", 1, [], directory, [])
+        run_comparison(small(other), directory, [])
 
 
 class Tags(HTMLParser):
@@ -286,9 +290,9 @@ def test_markdown_and_html_escape_what_tables_hold(tmp_path):
 
 
 def test_the_command_compares(config, tmp_path, monkeypatch, capsys):
-    called = {}
+    called = []
     monkeypatch.setattr(
-        "crl_jax.comparison.comparison.compare", lambda **given: called.update(given)
+        "crl_jax.comparison.comparison.compare", lambda *given: called.extend(given)
     )
     path = tmp_path / "mine.py"
     path.write_text(
@@ -297,13 +301,15 @@ def test_the_command_compares(config, tmp_path, monkeypatch, capsys):
     )
     arguments = [
         f"--config={path}",
-        "--networks=S,heads",
+        "--networks=S,X",
         "--seeds=3",
         f"--workdir={tmp_path}",
         "--sweep=model.cross.init=0,1",
     ]
     monkeypatch.setattr(sys, "argv", ["compare", *arguments])
     compare.main()
-    assert called["networks"] == ["S", "heads"]
-    assert called["sweeps"] == [("model.cross.init", [0, 1])]
-    assert called["arguments"] == arguments
+    what, workdir_, words = called
+    labels = [variant.label for variant in what.configs]
+    assert labels == ["S", "X", "X model.cross.init=0", "X model.cross.init=1"]
+    assert what.seeds == 3
+    assert (workdir_, words) == (tmp_path, arguments)

@@ -3,43 +3,31 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from ml_collections import ConfigDict
-
-from crl_jax.comparison import document, plan, runs
+from crl_jax.comparison import document, runs
 from crl_jax.comparison.cross_weights import read_cross_weights
 from crl_jax.comparison.measurements import measure_all
+from crl_jax.comparison.plan import Plan
 from crl_jax.comparison.report import report
 from crl_jax.comparison.results import Results, write_csv
 from crl_jax.terminal import console
 
 
-def compare(
-    config: ConfigDict,
-    networks: Sequence[str],
-    seeds: int,
-    sweeps: Sequence[plan.Sweep],
-    workdir: Path,
-    arguments: Sequence[str],
-) -> Results:
+def compare(what: Plan, workdir: Path, arguments: Sequence[str]) -> Results:
     """Trains what is missing in `workdir`, and writes what came out.
 
     It writes `results.csv`, `report.md` and `report.html`, the latter with all drawings
     in it. What is there already is not trained again.
 
     Args:
-      config: a checked config; its network is X.
-      networks: names, see `crl_jax/networks.py`.
-      seeds: runs of each network.
-      sweeps: fields, and the values of each.
+      what: the plan.
       workdir: the comparison's folder.
       arguments: of the command, for the report.
 
     Raises:
-      UserError: a mistake in the arguments, the config, the data or the folder.
+      UserError: a mistake in the config, the data or the folder.
       Stopped: a signal asked for it.
     """
-    # Everything is looked at before anything is trained.
-    what = plan.make(config, networks, seeds, sweeps)
+    # All runs are looked at before any is trained.
     planned = runs.plan_runs(what, workdir)
 
     runs.train_missing(planned)

@@ -90,7 +90,7 @@ def make(
       sweeps: fields, and the values of each.
 
     Raises:
-      UserError: no such network, field or value; the baseline is missing; two variants
+      UserError: no such network, field or value; the baseline is missing; two networks
         are the same; or a split is missing.
     """
     if BASELINE not in names:
@@ -105,6 +105,7 @@ def make(
                 "one split and reports another. A part of one is written train[90%:]."
             )
     configs = {Variant(name): networks.named(config, name) for name in names}
+    _check_differ(configs)
     for field, values in sweeps:
         concerned = [n for n in names if field not in networks.settings(n)]
         if not concerned:
@@ -120,7 +121,6 @@ def make(
                 changed = networks.with_settings(config, settings | {field: value})
                 if config_lib.differences(changed, configs[Variant(name)]):
                     configs[Variant(name, field, value)] = changed
-    _check_differ(configs)
     return Plan(configs, seeds)
 
 
