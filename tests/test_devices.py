@@ -1,5 +1,6 @@
 """How a process prepares JAX."""
 
+import os
 import platform
 import subprocess
 import sys
@@ -21,10 +22,12 @@ if "start" in sys.argv:
     devices.start()
 x = jnp.arange(2.0**12)[:, None]
 program = jax.jit(lambda x: (jnp.sin(x * x.T) @ x).sum())
-for _ in range(3):
+touched = []
+for _ in range(6):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     jax.block_until_ready(program(x))
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+    touched.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+print(min(touched))  # XLA may still choose another thread now and then
 """
 
 
@@ -32,7 +35,10 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 def test_a_step_uses_the_memory_of_the_one_before():
     def pages(*arguments):
         command = [sys.executable, "-c", PROGRAM, *arguments]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        one_device = os.environ | {"XLA_FLAGS": ""}
+        done = subprocess.run(
+            command, env=one_device, capture_output=True, text=True, check=True
+        )
         return int(done.stdout)
 
     assert pages() > 10_000  # of 4 KiB
