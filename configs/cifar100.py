@@ -13,6 +13,7 @@ from crl_jax.config import default
 def get_config() -> ConfigDict:
     config = default()
     config.model.depth = 18
+    config.model.branch_from = "res5a"  # at res5b nothing would cross in a ResNet-18
     config.model.stem = "small"
 
     config.data.tfds = "cifar100"

@@ -11,6 +11,7 @@ from crl_jax.config import default
 def get_config() -> ConfigDict:
     config = default()
     config.model.depth = 18
+    config.model.branch_from = "res5a"  # at res5b nothing would cross in a ResNet-18
     config.model.width = 0.25
     config.model.stem = "small"
 

@@ -12,6 +12,7 @@ from crl_jax.config import default
 def get_config() -> ConfigDict:
     config = default()
     config.model.depth = 18
+    config.model.branch_from = "res5a"  # at res5b nothing would cross in a ResNet-18
 
     config.data.image_size = 64
     config.data.batch_size = 64
