@@ -6,9 +6,9 @@ import shutil
 from contextlib import closing
 
 import chex
+import launched
 import numpy as np
 import pytest
-import runs
 
 from crl_jax import evaluation, workdir
 from crl_jax.checkpoints import Checkpoints
@@ -20,7 +20,7 @@ from crl_jax.train import train
 def saved(trained):
     """The folder of a run with two checkpoints, its state's shapes, and both states."""
     directory, _ = trained
-    abstract = runs.abstract_state(directory)
+    abstract = launched.abstract_state(directory)
     with closing(Checkpoints(directory, read_only=True)) as checkpoints:
         states = {step: checkpoints._restore(step, abstract) for step in (3, 6)}
     return directory, abstract, states
@@ -120,7 +120,7 @@ def test_a_run_goes_on_from_the_checkpoint_before(trained, saved, tmp_path, caps
     train(workdir.read(directory).config, tmp_path / "run")
     assert "Going on at step 3 of 6" in capsys.readouterr().out
     chex.assert_trees_all_equal(
-        runs.saved_state(tmp_path / "run"), runs.saved_state(directory)
+        launched.saved_state(tmp_path / "run"), launched.saved_state(directory)
     )
 
 

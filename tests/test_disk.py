@@ -9,9 +9,9 @@ import subprocess
 import time
 
 import jax
+import launched
 import numpy as np
 import pytest
-import runs
 
 from crl_jax import devices, evaluation
 from crl_jax.checkpoints import Checkpoints
@@ -74,7 +74,7 @@ def whole(new_config, tmp_path_factory):
 
 
 def assert_same_run(a, b):
-    states = runs.saved_state(a), runs.saved_state(b)
+    states = launched.saved_state(a), launched.saved_state(b)
     jax.tree.map(np.testing.assert_array_equal, *states)
     assert (a / "metrics.csv").read_bytes() == (b / "metrics.csv").read_bytes()
 
@@ -126,7 +126,7 @@ def test_a_full_disk_to_the_end(whole, small_disk, monkeypatch, capfd):
     said = capfd.readouterr()
     assert "Accuracy in percent" in said.out
     assert said.err == ""
-    assert runs.saved_state(directory).step == 2
+    assert launched.saved_state(directory).step == 2
     fill(small_disk)
     with pytest.raises(UserError, match=r"cannot be written: No space left .* room"):
         train(config, directory)

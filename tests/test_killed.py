@@ -10,9 +10,9 @@ import threading
 import time
 
 import chex
+import launched
 import numpy as np
 import pytest
-import runs
 
 STEPS, EVALUATES = 240, 8
 MOMENTS = ("starting", "compiling", "in a step", "writing", "evaluating")
@@ -40,7 +40,7 @@ class Killed:
 
     def __init__(self, directory, *flags, **environment):
         self._checkpoints = directory / "checkpoints"
-        self.process = runs.start(directory, *flags, **environment)
+        self.process = launched.start(directory, *flags, **environment)
         self._lines = queue.Queue()
         self.last = ""
         threading.Thread(target=self._read, daemon=True).start()
@@ -112,7 +112,7 @@ def test_twenty_kills(manifest, shards, tmp_path, capsys):
         "--config.optim.ema=0.9",
     )
     undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
-    expected = runs.finish(runs.start(undisturbed, *flags))
+    expected = launched.finish(launched.start(undisturbed, *flags))
 
     rng = np.random.default_rng(int(os.environ.get("FAULTS_SEED", "0")))
     seen = collections.Counter()
@@ -121,14 +121,15 @@ def test_twenty_kills(manifest, shards, tmp_path, capsys):
         run = Killed(killed, *flags, **(anew if moment == "compiling" else {}))
         run.wait(moment, rng)
         seen[run.kill()] += 1
-    resumed = runs.finish(runs.start(killed, *flags))
+    resumed = launched.finish(launched.start(killed, *flags))
 
     with capsys.disabled():
         print("\nkilled: " + ", ".join(f"{n} {moment}" for moment, n in seen.items()))
     assert resumed.splitlines()[-8:] == expected.splitlines()[-8:]
     for which in ("latest", "best"):
         chex.assert_trees_all_equal(
-            runs.saved_state(killed, which), runs.saved_state(undisturbed, which)
+            launched.saved_state(killed, which),
+            launched.saved_state(undisturbed, which),
         )
     for name in ("metrics.csv", "result.json", "config.json", "data.json"):
         assert (killed / name).read_bytes() == (undisturbed / name).read_bytes()

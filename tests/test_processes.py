@@ -5,9 +5,9 @@ import socket
 import time
 
 import jax
+import launched
 import numpy as np
 import pytest
-import runs
 
 from crl_jax import devices
 
@@ -21,7 +21,9 @@ OVERRIDES = [
 def start(solid_pictures, shards, directory, device_count, *flags):
     """Starts `crl_jax.main` on some CPU devices."""
     data = f"--config.data.manifest={solid_pictures}", f"--config.data.dir={shards}"
-    return runs.start(directory, *data, *OVERRIDES, *flags, device_count=device_count)
+    return launched.start(
+        directory, *data, *OVERRIDES, *flags, device_count=device_count
+    )
 
 
 def start_two(solid_pictures, shards, directory):
@@ -39,7 +41,7 @@ def start_two(solid_pictures, shards, directory):
 
 def test_two_processes_are_killed_and_one_goes_on(solid_pictures, shards, tmp_path):
     undisturbed = start(solid_pictures, shards, tmp_path / "one", 4)
-    expected = runs.finish(undisturbed)
+    expected = launched.finish(undisturbed)
 
     pair = start_two(solid_pictures, shards, tmp_path / "two")
     deadline = time.monotonic() + 300
@@ -52,10 +54,13 @@ def test_two_processes_are_killed_and_one_goes_on(solid_pictures, shards, tmp_pa
     for process in pair:
         process.communicate()
 
-    resumed = runs.finish(start(solid_pictures, shards, tmp_path / "two", 4))
+    resumed = launched.finish(start(solid_pictures, shards, tmp_path / "two", 4))
     assert "Going on at step" in resumed
     assert expected.splitlines()[-8:] == resumed.splitlines()[-8:]
-    a, b = runs.saved_state(tmp_path / "one"), runs.saved_state(tmp_path / "two")
+    a, b = (
+        launched.saved_state(tmp_path / "one"),
+        launched.saved_state(tmp_path / "two"),
+    )
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, 1e-3, 1e-4), a, b)
     rows = (tmp_path / "two" / "metrics.csv").read_text().splitlines()
     assert len(rows) == len((tmp_path / "one" / "metrics.csv").read_text().splitlines())
@@ -65,7 +70,7 @@ def test_two_processes_end_alike_and_the_first_alone_speaks(
     solid_pictures, shards, tmp_path
 ):
     first, second = (
-        runs.finish(p) for p in start_two(solid_pictures, shards, tmp_path / "run")
+        launched.finish(p) for p in start_two(solid_pictures, shards, tmp_path / "run")
     )
     assert "all tasks right" in first
     said = [line for line in second.splitlines() if not line.startswith("[Gloo]")]

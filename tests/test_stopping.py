@@ -7,9 +7,9 @@ import time
 from pathlib import Path
 
 import jax
+import launched
 import numpy as np
 import pytest
-import runs
 
 from crl_jax import devices
 from crl_jax.errors import Stopped, UserError
@@ -43,10 +43,10 @@ def test_signals_stop_after_the_step_and_the_run_goes_on(
                 train(small_config, directory)
         assert stop.value.number == number
         assert [signal.getsignal(number) for number in SIGNALS] == handlers
-        assert runs.saved_state(directory).step == step
+        assert launched.saved_state(directory).step == step
 
     np.testing.assert_equal(train(small_config, directory), expected)
-    a, b = (runs.saved_state(tmp_path / name) for name in ("whole", "stopped"))
+    a, b = (launched.saved_state(tmp_path / name) for name in ("whole", "stopped"))
     jax.tree.map(np.testing.assert_array_equal, a, b)
     a, b = (
         (tmp_path / name / "metrics.csv").read_bytes() for name in ("whole", "stopped")
@@ -60,7 +60,7 @@ def long_run(solid_pictures, shards):
     started = []
 
     def start(directory, **environment):
-        process = runs.start(
+        process = launched.start(
             directory,
             f"--config.data.manifest={solid_pictures}",
             f"--config.data.dir={shards}",
@@ -107,7 +107,7 @@ def test_the_command_stops_and_keeps_a_second_one_out(
     )
     assert "SIGTERM: stopping after this step." in out
     step = int(re.search(r"after step (\d+)", error)[1])
-    assert runs.saved_state(tmp_path).step == step
+    assert launched.saved_state(tmp_path).step == step
 
 
 def test_a_second_ctrl_c_leaves_at_once_even_while_compiling(long_run, tmp_path):

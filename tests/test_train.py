@@ -6,9 +6,9 @@ import re
 from pathlib import Path
 
 import jax
+import launched
 import numpy as np
 import pytest
-import runs
 
 from crl_jax import config as config_lib
 from crl_jax import config_check, devices, workdir
@@ -96,7 +96,7 @@ def test_a_stopped_run_ends_as_an_undisturbed_one(small_config, tmp_path, monkey
     resumed = train(small_config, tmp_path / "stopped")
 
     np.testing.assert_equal(resumed, expected)
-    a, b = (runs.saved_state(tmp_path / d) for d in ("whole", "stopped"))
+    a, b = (launched.saved_state(tmp_path / d) for d in ("whole", "stopped"))
     jax.tree.map(np.testing.assert_array_equal, a, b)
     metrics = [(tmp_path / d / "metrics.csv").read_text() for d in ("whole", "stopped")]
     assert metrics[0] == metrics[1]
@@ -290,7 +290,7 @@ def test_a_loss_that_is_no_number_stops_the_run(small_config, tmp_path):
         train(small_config, tmp_path)
     number = int(re.search(r"at step (\d)", str(stop.value))[1])
     # The state before the step is there, and the names of the step's pictures.
-    state = runs.saved_state(tmp_path)
+    state = launched.saved_state(tmp_path)
     assert state.step == number - 1
     for leaf in jax.tree.leaves(state):
         assert np.isfinite(leaf).all()
@@ -309,7 +309,7 @@ def test_steps_without_a_number_can_be_left_out(small_config, tmp_path):
         rows = [row for row in csv.DictReader(file) if row["split"] == "train"]
     assert [row["step"] for row in rows] == list("123456")
     assert 0 < int(rows[-1]["skipped"]) < 6
-    state = runs.saved_state(tmp_path)
+    state = launched.saved_state(tmp_path)
     assert state.step == 6
     for leaf in jax.tree.leaves(state):
         assert np.isfinite(leaf).all()
