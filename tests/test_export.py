@@ -38,7 +38,12 @@ def export_to(trained, out, name, **what):
     for package in NEEDS.get(name, ()):
         if importlib.util.find_spec(package) is None:
             pytest.skip(f"{package} is not installed: see setup.cfg, extra {name}")
-    export.export(trained[0], {"format": name, **what}, out)
+    try:
+        export.export(trained[0], {"format": name, **what}, out)
+    except UserError as error:
+        if name == "saved_model" and "cannot run what JAX" in str(error):
+            pytest.skip(str(error))
+        raise
 
 
 @pytest.mark.parametrize("name", export.FORMATS)

@@ -99,7 +99,11 @@ def write_safetensors(trained: Trained, folder: Path) -> None:
 
 
 def write_saved_model(trained: Trained, folder: Path) -> None:
-    """Writes `saved_model/` for TensorFlow, with the signature `serving_default`."""
+    """Writes `saved_model/` for TensorFlow, with the signature `serving_default`.
+
+    Raises:
+      UserError: this TensorFlow is too old for the programs of this JAX.
+    """
     from crl_jax.data.quiet import tf  # first, since jax2tf imports TensorFlow aloud
 
     from jax.experimental import jax2tf  # isort: skip
@@ -122,6 +126,14 @@ def write_saved_model(trained: Trained, folder: Path) -> None:
         input_signature=[image],
         autograph=False,
     )
+    try:
+        module.probabilities(tf.zeros((1, size, size, 3), tf.uint8))
+    except tf.errors.InvalidArgumentError as error:
+        raise UserError(
+            f"TensorFlow {tf.__version__} cannot run what JAX {jax.__version__} "
+            "writes: export with an older JAX (0.10 is known to do), or to another "
+            "format."
+        ) from error
     signatures = {"serving_default": module.probabilities.get_concrete_function()}
     tf.saved_model.save(module, str(folder / "saved_model"), signatures=signatures)
 
