@@ -224,9 +224,10 @@ def _drop_late_answers() -> None:
     """
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     before = sys.unraisablehook
+    late = "Event loop is closed", "Encountered error while reading array index"
 
     def hook(unraisable: "sys.UnraisableHookArgs") -> None:
-        if str(unraisable.exc_value) != "Event loop is closed":
+        if not str(unraisable.exc_value).startswith(late):
             before(unraisable)
 
     sys.unraisablehook = hook

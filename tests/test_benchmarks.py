@@ -120,9 +120,7 @@ def test_vso_size_prints_its_table(tmp_path):
         timeout=900,
     )
     assert done.returncode == 0, done.stderr
-    rows = re.findall(
-        r"^\| (.+?) \| +\d+ \| +\d+ \| +\d+ \| +\d+ \|$", done.stdout, re.M
-    )
+    rows = re.findall(r"^\| (.+?)(?: \| [\d,]+){4} \|$", done.stdout, re.M)
     assert [row.partition(":")[0].partition(",")[0] for row in rows] == [
         "make the pictures",
         "list them",
