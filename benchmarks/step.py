@@ -33,6 +33,7 @@ from crl_jax import (
 )
 from crl_jax import config as config_lib
 from crl_jax.data import Batch
+from crl_jax.kinds import Categorical
 
 CLASSES = {"noun": 167, "adjective": 117, "anp": 553}  # of the paper
 FRAMEWORKS = ("crl_jax", "PyTorch")
@@ -105,19 +106,22 @@ class Training:
     ) -> None:
         self.mesh = devices.make_mesh(config.train.task_devices, len(classes))
         self._config, self._network = config, models.build(config, classes)
+        self._kinds = {
+            task: Categorical(tuple(map(str, range(k)))) for task, k in classes.items()
+        }
         self._optimizer = optim.make(
             config.optim, lambda count: 0.01, step.gradient_norm(self._network)
         )
         self._abstract = train_state.abstract_state(
-            self._network, self._optimizer, config, self.mesh
+            self._network, self._optimizer, config, self._kinds, self.mesh
         )
         self.train_step = step.map_train_step(
-            step.make_train_step(self._network, self._optimizer, config),
+            step.make_train_step(self._network, self._optimizer, config, self._kinds),
             self.mesh,
             train_state.partition_specs(self._abstract),
         )
         self.eval_step = step.map_eval_step(
-            step.make_eval_step(self._network),
+            step.make_eval_step(self._network, self._kinds),
             self.mesh,
             train_state.partition_specs(self._abstract.evaluated),
         )
@@ -125,7 +129,7 @@ class Training:
     def create_state(self) -> train_state.TrainState:
         """Returns the state before the first step."""
         return train_state.create(
-            self._network, self._optimizer, self._config, self._abstract
+            self._network, self._optimizer, self._config, self._kinds, self._abstract
         )
 
     def place(self, batch: Batch) -> Batch:

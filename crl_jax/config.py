@@ -64,7 +64,7 @@ def default() -> ConfigDict:
     config.train.log_every = 50  # steps
     config.train.eval_every = 0  # steps; 0: once an epoch
     config.train.checkpoint_every = 0  # steps; an evaluation saves too; 0: only that
-    config.train.best_by = "mean"  # best checkpoint: mean top-1, or a task's name
+    config.train.best_by = "mean"  # best checkpoint: by the tasks' mean, or a task
 
     config.init = ConfigDict()
     config.init["from"] = ""  # weights to start from: a file, or the folder of a run
@@ -101,6 +101,8 @@ def from_dict(content: Mapping[str, Any]) -> ConfigDict:
 def default_task() -> ConfigDict:
     """Returns the settings of one task, `config.tasks.<name>`."""
     task = ConfigDict()
+    task.kind = "categorical"  # one class; multilabel: several; regression: a number
+    task.loss = "huber"  # of a regression: huber or squared
     task.weight = 1.0  # of its loss in the sum
     task.classes = 0  # expected number; 0: as the data says
     return task
@@ -132,6 +134,12 @@ def _same(a: Any, b: Any) -> bool:
 
 
 def given_classes(config: ConfigDict) -> dict[str, int]:
-    """Returns `{task: K}` if the config says it for all its tasks; empty if not."""
-    classes = {task: settings.classes for task, settings in config.tasks.items()}
+    """Returns `{task: K}` if the config says it for all its tasks; empty if not.
+
+    A regression has one output, and no classes to be said.
+    """
+    classes = {
+        task: 1 if settings.kind == "regression" else settings.classes
+        for task, settings in config.tasks.items()
+    }
     return classes if all(classes.values()) else {}

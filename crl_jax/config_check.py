@@ -25,6 +25,10 @@ _CHOICES = {
     "optim.name": ("sgd", "adamw"),
     "optim.schedule": ("cosine", "step", "constant"),
 }
+TASK_CHOICES = {
+    "kind": ("categorical", "multilabel", "regression"),
+    "loss": ("huber", "squared"),
+}
 _POSITIVE = (
     "model.width",
     "data.image_size",
@@ -236,16 +240,36 @@ def _check_together(config: ConfigDict) -> None:
             f"config.train.accumulate={config.train.accumulate} equal parts."
         )
     for task, settings in config.tasks.items():
-        if settings.weight < 0:
+        _check_task(f"config.tasks.{task}", settings)
+
+
+def _check_task(name: str, settings: ConfigDict) -> None:
+    for field, choices in TASK_CHOICES.items():
+        if settings[field] not in choices:
             raise UserError(
-                f"config.tasks.{task}.weight is {settings.weight}; it cannot be below "
-                "0."
+                f"{name}.{field} is {settings[field]!r}; it can be: "
+                f"{', '.join(choices)}."
             )
-        if settings.classes < 0 or settings.classes == 1:
+    if settings.weight < 0:
+        raise UserError(f"{name}.weight is {settings.weight}; it cannot be below 0.")
+    if settings.kind == "regression":
+        if settings.classes:
             raise UserError(
-                f"config.tasks.{task}.classes is {settings.classes}; it must be 2 or "
-                "more, or 0 to take it from the data."
+                f"{name}.classes is {settings.classes}, but a regression has no "
+                "classes: leave it at 0."
             )
+        return
+    if settings.loss != default_task().loss:
+        raise UserError(
+            f"{name}.loss={settings.loss} is for a regression, and the task is "
+            f"{settings.kind}: leave it out, or set {name}.kind=regression."
+        )
+    least = 2 if settings.kind == "categorical" else 1
+    if settings.classes and settings.classes < least:
+        raise UserError(
+            f"{name}.classes is {settings.classes}; it must be {least} or more, or 0 "
+            "to take it from the data."
+        )
 
 
 def set_field(config: ConfigDict, name: str, value: Any) -> None:
@@ -263,40 +287,47 @@ def set_field(config: ConfigDict, name: str, value: Any) -> None:
     config[field] = value
 
 
-def with_tasks(config: ConfigDict, classes: Mapping[str, int]) -> ConfigDict:
+def with_tasks(config: ConfigDict, widths: Mapping[str, int]) -> ConfigDict:
     """Returns a checked config with settings for exactly the tasks of the data.
 
     Args:
       config: a checked config.
-      classes: `{task: K}`, from the data.
+      widths: `{task: K}`, from the data.
 
     Raises:
       UserError: the config speaks of a task that the data lacks, or of another number
         of classes than the data has.
     """
-    for task in classes:
+    for task in widths:
         _check_task_name(task)
     for task, settings in config.tasks.items():
-        if task not in classes:
+        if task not in widths:
             raise UserError(
                 f"config.tasks.{task}: the data has no such task; it has "
-                f"{', '.join(classes)}."
+                f"{', '.join(widths)}."
             )
-        if settings.classes not in (0, classes[task]):
+        if settings.classes not in (0, widths[task]):
             raise UserError(
                 f"config.tasks.{task}.classes is {settings.classes}, but the data has "
-                f"{classes[task]} classes of {task}: mend one of them, or set it to 0 "
+                f"{widths[task]} classes of {task}: mend one of them, or set it to 0 "
                 "to take what the data has."
             )
     for name, extra in (("train.best_by", "mean"), ("data.sampling_task", "")):
         task = dict(fields(config))[name]
-        if task not in (extra, *classes):
+        if task not in (extra, *widths):
             raise UserError(
                 f"config.{name} is {task!r}; it can be: "
-                f"{', '.join(filter(None, (extra, *classes)))}."
+                f"{', '.join(filter(None, (extra, *widths)))}."
             )
     config = config.copy_and_resolve_references().unlock()
-    settings = {task: config.tasks.get(task, default_task()) for task in classes}
+    settings = {task: config.tasks.get(task, default_task()) for task in widths}
+    sampled = settings.get(config.data.sampling_task)
+    if sampled is not None and sampled.kind != "categorical":
+        raise UserError(
+            f"config.data.sampling_task={config.data.sampling_task}: that task is "
+            f"{sampled.kind}; examples can be drawn by the classes of a categorical "
+            "one."
+        )
     config.tasks = in_order()
     for task, values in settings.items():
         config.tasks[task] = values

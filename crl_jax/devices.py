@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import jax
+import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -153,6 +154,13 @@ def put_batch(batch: Batch, mesh: Mesh) -> Batch:
         lambda x: jax.make_array_from_process_local_data(sharding, x),
         {"image": batch["image"], "labels": batch["labels"]},
     )
+
+
+def fetch(array: jax.Array) -> np.ndarray:
+    """Returns an array of `put_batch`, or computed from it, of all processes."""
+    if array.is_fully_addressable:
+        return np.asarray(array)
+    return multihost_utils.process_allgather(array, tiled=True)
 
 
 def prefetch(batches: Iterable[Batch], mesh: Mesh) -> Iterator[Batch]:

@@ -1,9 +1,9 @@
-"""Accuracies of a trained network, each example counted once."""
+"""Measures of a trained network, each example counted once."""
 
 import csv
 import errno
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,11 +17,10 @@ from ml_collections import ConfigDict
 from crl_jax import devices, metrics, step
 from crl_jax.data import Batch, source, stream
 from crl_jax.errors import UserError
+from crl_jax.kinds import Categorical, Kinds
 from crl_jax.terminal import percent, print_table
 from crl_jax.trained import Trained, load
 from crl_jax.workdir import check_data
-
-_COLUMN_ENDS = ("", "_predicted", "_probability")  # of predictions, after the task
 
 
 def evaluate_batches(
@@ -29,7 +28,7 @@ def evaluate_batches(
     variables: Any,
     batches: Iterable[Batch],
     mesh: Mesh,
-    tasks: Sequence[str],
+    kinds: Kinds,
     on_logits: Callable[[Batch, dict[str, jax.Array]], None] | None = None,
 ) -> metrics.Means:
     """Evaluates every example of `batches` once.
@@ -39,49 +38,86 @@ def evaluate_batches(
       variables: of the network.
       batches: from `stream.eval_batches`; padded examples have no labels.
       mesh: from `devices.make_mesh`.
-      tasks: in the order of the result.
+      kinds: of the tasks, in the order of the result.
       on_logits: called with each batch and its logits `{task: [B, K]}`.
 
     Returns:
-      What `metrics.means` returns.
+      What `metrics.means` returns, with what needs all examples at once, too.
     """
     sums: list[metrics.Sums] = []
+    whole = {task: _Whole() for task, kind in kinds.items() if kind.judged_whole}
     for batch in batches:
-        batch_sums, logits = eval_step(variables, devices.put_batch(batch, mesh))
+        placed = devices.put_batch(batch, mesh)
+        batch_sums, logits = eval_step(variables, placed)
         if sums:
             jax.block_until_ready(sums[-1])  # at most two batches are under way
         sums.append(batch_sums)
+        for task, examples in whole.items():
+            examples.add(logits[task], placed["labels"][task])
         if on_logits is not None:
             on_logits(batch, logits)
-    return metrics.means(sums, tasks)
+    result = metrics.means(sums, kinds)
+    for task, examples in whole.items():
+        result[task] |= kinds[task].of_whole(*examples.arrays())
+    return result
 
 
-def print_result(result: metrics.Means, split: str, checkpoint_step: int) -> None:
-    """Prints a row a task, and one for all tasks right at once."""
-    rows = [
-        [
-            "all tasks right" if task == metrics.JOINT else task,
-            f"{values['count']:,}",
-            *(percent(values.get(n, np.nan)) for n in ("top1", "top5", "mean_class")),
+class _Whole:
+    """The logits and labels of a task for all examples of a split, on the host."""
+
+    def __init__(self) -> None:
+        self._batches: list[tuple[np.ndarray, np.ndarray]] = []
+
+    def add(self, logits: jax.Array, labels: jax.Array) -> None:
+        """Adds those of a batch, of all processes."""
+        self._batches.append((devices.fetch(logits), devices.fetch(labels)))
+
+    def arrays(self) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the logits, `[N, K]`, and the labels."""
+        logits, labels = zip(*self._batches, strict=True)
+        return np.concatenate(logits), np.concatenate(labels)
+
+
+def print_result(
+    result: metrics.Means, kinds: Kinds, split: str, checkpoint_step: int
+) -> None:
+    """Prints a table a kind: a row a task, and one for all tasks right at once."""
+    tables: dict[str, list[str]] = {}
+    for task, kind in kinds.items():
+        tables.setdefault(kind.title, []).append(task)
+    for title, tasks in tables.items():
+        measures = kinds[tasks[0]].measures
+        rows = [
+            [
+                task,
+                f"{result[task]['count']:,}",
+                *(measure.text(result[task][measure.name]) for measure in measures),
+            ]
+            for task in tasks
         ]
-        for task, values in result.items()
-    ]
-    print_table(
-        f"Accuracy in percent, split {split}, checkpoint of step {checkpoint_step:,}",
-        ["task", "examples", "top-1", "top-5", "mean class"],
-        rows,
-    )
+        if isinstance(kinds[tasks[0]], Categorical):
+            together = result[metrics.JOINT]
+            none = ["–"] * (len(measures) - 1)
+            right = percent(together["top1"])
+            rows.append(["all tasks right", f"{together['count']:,}", right, *none])
+        print_table(
+            f"{title}, split {split}, checkpoint of step {checkpoint_step:,}",
+            ["task", "examples", *(measure.title for measure in measures)],
+            rows,
+        )
 
 
 class PredictionsFile:
     """A CSV with a row an example; use it in a `with` statement.
 
-    Its columns are `file`, and for each task `<task>` (the label, empty if missing),
-    `<task>_predicted` and `<task>_probability`. It takes its name when it is whole.
+    Its columns are `file`, and for each task `<task>` (the label as a list has it,
+    empty if missing), `<task>_predicted` (likewise) and `<task>_probability` (of what
+    is predicted; of several classes as many numbers; of a regression there is no such
+    column). It takes its name when it is whole.
     """
 
-    def __init__(self, path: Path, classes: Mapping[str, Sequence[str]]) -> None:
-        self._path, self._classes = path, classes
+    def __init__(self, path: Path, kinds: Kinds) -> None:
+        self._path, self._kinds = path, kinds
         self._partial = path.with_name(f"{path.name}.partial")
         try:
             if path.is_dir():
@@ -92,22 +128,23 @@ class PredictionsFile:
                 f"--predictions={path} cannot be written: {error.strerror}."
             ) from error
         self._rows = csv.writer(self._file)
-        header = (f"{task}{end}" for task in classes for end in _COLUMN_ENDS)
-        self._rows.writerow(["file", *header])
+        header = ["file"]
+        for task, kind in kinds.items():
+            header += [task, f"{task}_predicted"]
+            header += [f"{task}_probability"] if kind.names else []
+        self._rows.writerow(header)
 
     def write(self, batch: Batch, logits: Mapping[str, jax.Array]) -> None:
         """Writes the rows of one batch, without the examples that pad it."""
-        probabilities = {t: np.asarray(jax.nn.softmax(x)) for t, x in logits.items()}
+        answers = {t: np.asarray(k.answer(logits[t])) for t, k in self._kinds.items()}
         for i, file in enumerate(batch["file"]):
             if not file:
                 continue
             row = [file.decode("utf-8")]
-            for task, names in self._classes.items():
-                label = batch["labels"][task][i]
-                best = int(np.argmax(probabilities[task][i]))
-                probability = probabilities[task][i, best]
-                row += [names[label] if label >= 0 else "", names[best]]
-                row += [f"{probability:.4f}"]
+            for task, kind in self._kinds.items():
+                answer = answers[task][i]
+                row += [kind.label_text(batch["labels"][task][i]), kind.said(answer)]
+                row += [kind.probability_text(answer)] if kind.names else []
             self._rows.writerow(row)
 
     def __enter__(self) -> "PredictionsFile":
@@ -145,11 +182,11 @@ class Evaluation:
         """Returns what `evaluate_batches` does, whose `on_logits` it takes."""
         batches = stream.eval_batches(self.source, self.config, self.split)
         eval_step = step.map_eval_step(
-            step.make_eval_step(self.trained.network), self.mesh
+            step.make_eval_step(self.trained.network, self.trained.run.kinds), self.mesh
         )
-        tasks = list(self.trained.run.classes)
+        kinds = self.trained.run.kinds
         return evaluate_batches(
-            eval_step, self.trained.variables, batches, self.mesh, tasks, on_logits
+            eval_step, self.trained.variables, batches, self.mesh, kinds, on_logits
         )
 
 
@@ -212,10 +249,10 @@ def evaluate(
         if predictions is not None:
             if jax.process_count() > 1:
                 raise UserError("--predictions is for one process: start one alone.")
-            file = PredictionsFile(predictions, trained.run.classes)
+            file = PredictionsFile(predictions, trained.run.kinds)
             on_logits = stack.enter_context(file).write
         result = evaluation.run(on_logits)
-    print_result(result, split, trained.step)
+    print_result(result, trained.run.kinds, split, trained.step)
     return result
 
 

@@ -6,38 +6,39 @@ import io
 import os
 import platform
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.record_writer import RecordWriter
 from tensorboardX.summary import scalar
 
-from crl_jax import workdir
+from crl_jax import metrics, workdir
+from crl_jax.kinds import Kinds
 from crl_jax.terminal import console
-
-COLUMNS = ("loss", "top1", "top5", "mean_class")
 
 
 class MetricsLog:
     """Writes each row of metrics to `metrics.csv` and to TensorBoard.
 
     `metrics.csv` has a row a step and split: `step, epoch, split, learning_rate,
-    skipped` (steps left out so far, since a number of theirs was none), then
-    `<task>_loss, <task>_top1, <task>_top5, <task>_mean_class` for each task, then
-    `joint_top1`. Shares are between 0 and 1; an empty cell means that a number does not
-    exist. A resumed run goes on after the row of the step it resumes from.
+    skipped` (steps left out so far, since a number of theirs was none), then for each
+    task `<task>_loss` and its measures, such as `<task>_top1, <task>_top5,
+    <task>_mean_class`, then `joint_top1`. Shares are between 0 and 1; an empty cell
+    means that a number does not exist. A resumed run goes on after the row of the step
+    it resumes from.
 
     A disk that cannot be written does not stop the run: rows wait until it can. What is
     there is never changed, but for what a kill has left half-written.
     """
 
-    def __init__(self, folder: Path, tasks: Sequence[str], resumed_step: int) -> None:
+    def __init__(self, folder: Path, kinds: Kinds, resumed_step: int) -> None:
         """Opens the files; raises UserError if they cannot be written."""
         self._path = folder / "metrics.csv"
         self._columns = ["step", "epoch", "split", "learning_rate", "skipped"]
-        self._columns += [f"{task}_{name}" for task in tasks for name in COLUMNS]
-        self._columns += ["joint_top1"]
+        for task, judged_by in metrics.measures(kinds).items():
+            self._columns += [f"{task}_loss"] if task in kinds else []
+            self._columns += [f"{task}_{measure.name}" for measure in judged_by]
         self._waiting = b""
         with workdir.writing(folder):
             self._size = self._drop_rows_after(resumed_step)

@@ -1,6 +1,6 @@
 """What a task's training minimises."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +25,41 @@ def cross_entropy(logits: Array, labels: Array, label_smoothing: float = 0.0) ->
     targets = optax.smooth_labels(targets, label_smoothing)
     losses = optax.softmax_cross_entropy(logits, targets)
     return jnp.where(labels >= 0, losses, 0.0)
+
+
+def sigmoid_cross_entropy(
+    logits: Array, labels: Array, label_smoothing: float = 0.0
+) -> Array:
+    """Returns the mean over classes of each one's own yes-or-no cross-entropy.
+
+    Args:
+      logits: `[B, K]`.
+      labels: `[B, K]` of 0 and 1; -1 means missing, and adds nothing.
+      label_smoothing: share of each target that yes and no get alike.
+
+    Returns:
+      `[B]`, in nats.
+    """
+    targets = labels.astype(logits.dtype) * (1 - label_smoothing) + label_smoothing / 2
+    losses = optax.sigmoid_binary_cross_entropy(logits, targets)
+    return jnp.mean(jnp.where(labels >= 0, losses, 0.0), axis=-1)
+
+
+def _of_numbers(loss: Callable[[Array, Array], Array]) -> Callable[..., Array]:
+    def masked(predicted: Array, targets: Array) -> Array:
+        known = targets == targets
+        # NaN must not reach the loss: its gradient would be NaN, too.
+        return jnp.where(known, loss(predicted, jnp.where(known, targets, 0.0)), 0.0)
+
+    return masked
+
+
+# Losses of `[B]` predicted numbers against `[B]` targets, NaN where one is missing.
+# Huber's is quadratic up to an error of 1, and linear beyond (Huber 1964).
+OF_NUMBERS: Mapping[str, Callable[[Array, Array], Array]] = {
+    "huber": _of_numbers(optax.huber_loss),
+    "squared": _of_numbers(optax.squared_error),
+}
 
 
 def weighted_sum(

@@ -1,4 +1,4 @@
-"""Accuracies as sums and counts; the division is done once, at the end."""
+"""Measures as sums and counts; the division is done once, at the end."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,15 +7,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from crl_jax.kinds import Categorical, Kinds, Measure
+
 Array = jax.Array
 Sums = dict[str, dict[str, Array]]
 Means = dict[str, dict[str, float]]
 
-TOP = 5
 JOINT = "joint"  # stands among the tasks for "all of them right"
 
 
 def sums(
+    kinds: Kinds,
     logits: Mapping[str, Array],
     labels: Mapping[str, Array],
     losses: Mapping[str, Array],
@@ -23,66 +25,58 @@ def sums(
     """Adds up a batch; add the results of several batches or devices to go on.
 
     Args:
+      kinds: of the tasks.
       logits: `{task: [B, K]}`.
-      labels: `{task: [B]}`; -1 means missing (or an example that pads the batch).
+      labels: `{task: of B examples}`; missing ones may also be of an example that pads
+        the batch.
       losses: `{task: [B]}`, 0 where the label is missing.
 
     Returns:
-      `{task: {"count": [], "loss": [], "top1": [], "top5": [], "class_count": [K],
-      "class_top1": [K]}}` and `"joint": {"count": [], "top1": []}` over the examples
-      that have all labels.
+      `{task: {"count": [], "loss": [], ...}}` with what the task's kind adds; and if
+      some tasks are categorical `"joint": {"count": [], "top1": []}` over the examples
+      that have all labels of these.
     """
     result: Sums = {}
     all_labelled, all_right = jnp.array(True), jnp.array(True)
-    for task, task_logits in logits.items():
-        labelled = labels[task] >= 0
-        rank = _rank_of_label(task_logits, labels[task])
-        right = labelled & (rank == 0)
-        one_hot = jax.nn.one_hot(labels[task], task_logits.shape[-1], dtype=jnp.int32)
+    for task, kind in kinds.items():
+        labelled = kind.is_labelled(labels[task])
         result[task] = {
             "count": jnp.sum(labelled, dtype=jnp.int32),
             "loss": jnp.sum(losses[task]),
-            "top1": jnp.sum(right, dtype=jnp.int32),
-            "top5": jnp.sum(labelled & (rank < TOP), dtype=jnp.int32),
-            "class_count": jnp.sum(one_hot, axis=0),
-            "class_top1": jnp.sum(one_hot * right[:, None], axis=0),
+            **kind.sums(logits[task], labels[task]),
         }
-        all_labelled, all_right = all_labelled & labelled, all_right & right
-    result[JOINT] = {
-        "count": jnp.sum(all_labelled, dtype=jnp.int32),
-        "top1": jnp.sum(all_right, dtype=jnp.int32),
-    }
+        right = kind.is_right(logits[task], labels[task])
+        if right is not None:
+            all_labelled, all_right = all_labelled & labelled, all_right & right
+    if has_joint(kinds):
+        result[JOINT] = {
+            "count": jnp.sum(all_labelled, dtype=jnp.int32),
+            "top1": jnp.sum(all_right, dtype=jnp.int32),
+        }
     return result
 
 
-def zeros(classes: Mapping[str, int]) -> Sums:
-    """Returns the sums of no example, `{task: ...}` for tasks with K classes each."""
+def has_joint(kinds: Kinds) -> bool:
+    """Whether some task is right or wrong, so that all of these can be."""
+    return any(isinstance(kind, Categorical) for kind in kinds.values())
+
+
+def measures(kinds: Kinds) -> dict[str, Sequence[Measure]]:
+    """Returns by what each task is judged, and all of them together if they are."""
+    result: dict[str, Sequence[Measure]] = {t: k.measures for t, k in kinds.items()}
+    return result | ({JOINT: Categorical.measures[:1]} if has_joint(kinds) else {})
+
+
+def zeros(kinds: Kinds) -> Sums:
+    """Returns the sums of no example."""
     zero, count = jnp.zeros(()), jnp.zeros((), jnp.int32)
     result: Sums = {
-        task: {
-            "count": count,
-            "loss": zero,
-            "top1": count,
-            "top5": count,
-            "class_count": jnp.zeros(k, jnp.int32),
-            "class_top1": jnp.zeros(k, jnp.int32),
-        }
-        for task, k in classes.items()
+        task: {"count": count, "loss": zero, **kind.zeros()}
+        for task, kind in kinds.items()
     }
-    return result | {JOINT: {"count": count, "top1": count}}
-
-
-def _rank_of_label(logits: Array, labels: Array) -> Array:
-    """Returns how many classes come before the true one, `[B]`.
-
-    Of equal logits the first comes first, as in argmax, so that a network that says
-    nothing is not right about everything.
-    """
-    index = jnp.maximum(labels, 0)[:, None]
-    own = jnp.take_along_axis(logits, index, axis=-1)
-    earlier = jnp.arange(logits.shape[-1])[None, :] < index
-    before = (logits > own) | ((logits == own) & earlier) | jnp.isnan(own)
-    return jnp.sum(before, axis=-1)
+    return result | (
+        {JOINT: {"count": count, "top1": count}} if has_joint(kinds) else {}
+    )
 
 
 def _total(batches: Sequence[Sums]) -> dict[str, dict[str, Any]]:
@@ -96,53 +90,69 @@ def _total(batches: Sequence[Sums]) -> dict[str, dict[str, Any]]:
     )
 
 
-def means(batches: Sequence[Sums], tasks: Sequence[str]) -> Means:
+def means(batches: Sequence[Sums], kinds: Kinds) -> Means:
     """Adds up the sums of several batches and divides them by their counts.
 
     Args:
       batches: from `sums`, on the devices or not.
-      tasks: in the order that the result shall have.
+      kinds: of the tasks, in the order that the result shall have.
 
     Returns:
-      `{task: {"count", "loss", "top1", "top5", "mean_class"}}` and
-      `"joint": {"count", "top1"}`. `mean_class` is the mean over the classes that occur
-      of their own top-1. NaN stands for what does not exist: all of a task without
-      labels, and the top-5 of a task with five classes or fewer.
+      `{task: {"count", "loss", ...}}` with the measures of the task's kind, and
+      `"joint": {"count", "top1"}`. NaN stands for what does not exist: all of a task
+      without labels, and what a kind needs all examples of a split at once for.
     """
     total = _total(batches)
-    result = {}
-    for task in (*tasks, JOINT):
+    result: Means = {}
+    for task, kind in kinds.items():
         values = total[task]
         count = values["count"] if values["count"] > 0 else np.nan
         result[task] = {
             "count": int(values["count"]),
-            "top1": float(values["top1"] / count),
-        }
-        if task == JOINT:
-            continue
-        occurs = values["class_count"] > 0
-        by_class = values["class_top1"][occurs] / values["class_count"][occurs]
-        result[task] |= {
             "loss": float(values["loss"] / count),
-            "top5": float(values["top5"] / count) if len(occurs) > TOP else np.nan,
-            "mean_class": float(np.mean(by_class)) if occurs.any() else np.nan,
+            **kind.means(values, count),
+        }
+    if JOINT in total:
+        together = total[JOINT]
+        count = together["count"] if together["count"] > 0 else np.nan
+        result[JOINT] = {
+            "count": int(together["count"]),
+            "top1": float(together["top1"] / count),
         }
     return result
 
 
-def score(result: Means, best_by: str) -> float | None:
+def in_a_line(result: Means, kinds: Kinds) -> str:
+    """Returns the first measure of each task that exists, such as `top-1  noun 93.18`.
+
+    Args:
+      result: from `means`.
+      kinds: of the tasks.
+    """
+    parts: dict[str, list[str]] = {}
+    for task, judged_by in measures(kinds).items():
+        there = [m for m in judged_by if result[task][m.name] == result[task][m.name]]
+        measure = (*there, judged_by[0])[0]
+        text = f"{task} {measure.text(result[task][measure.name])}"
+        parts.setdefault(measure.title, []).append(text)
+    return "  ".join("  ".join([title, *of]) for title, of in parts.items())
+
+
+def score(result: Means, kinds: Kinds, best_by: str) -> float | None:
     """Returns the number by which checkpoints are chosen, higher is better.
 
     Args:
       result: from `means`.
-      best_by: a task, for its top-1, or "mean", for the mean of the tasks' top-1.
+      kinds: of the tasks.
+      best_by: a task, for its `Kind.goodness`, or "mean", for the mean of the tasks'.
 
     Returns:
       None if there is no label to choose by.
     """
-    top1 = {
-        task: values["top1"]
-        for task, values in result.items()
-        if task != JOINT and values["count"] and best_by in (task, "mean")
-    }
-    return float(np.mean(list(top1.values()))) if top1 else None
+    found = [
+        kind.goodness(result[task])
+        for task, kind in kinds.items()
+        if result[task]["count"] and best_by in (task, "mean")
+    ]
+    known = [value for value in found if value == value]
+    return float(np.mean(known)) if known else None

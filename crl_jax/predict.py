@@ -81,7 +81,7 @@ def _predict(arguments: argparse.Namespace) -> int:
             yield dataclasses.replace(prediction, file=printable)
 
     write = FORMATS[arguments.format]
-    write(predictions(), predictor.classes, arguments.top, sys.stdout)
+    write(predictions(), predictor.kinds, arguments.top, sys.stdout)
     return refused
 
 

@@ -30,12 +30,13 @@ def write_report(workdir: Path, prepared: "Evaluation", out: Path) -> None:
       UserError: the file cannot be written.
     """
     from crl_jax import costs, networks
-    from crl_jax.reports import page, run_page
+    from crl_jax.kinds import widths
+    from crl_jax.reports import cross_weights, other_kinds, page, run_page
     from crl_jax.reports.findings import Findings
 
     trained = prepared.trained
     run = trained.run
-    findings = Findings(run.classes)
+    findings = Findings(run.kinds)
     start = time.perf_counter()
     result = prepared.run(findings.add)
     seconds = time.perf_counter() - start
@@ -47,15 +48,17 @@ def write_report(workdir: Path, prepared: "Evaluation", out: Path) -> None:
         f"{devices.flat[0].platform} device{'s' if devices.size > 1 else ''}, "
         "reading and compilation included."
     )
-    sizes = {task: len(names) for task, names in run.classes.items()}
+    sizes = widths(run.kinds)
     by_network = {
         name: costs.cost(networks.named(run.config, name), sizes) for name in "SMX"
     }
     sections = [
-        run_page.curves(workdir, list(run.classes)),
+        run_page.curves(workdir, run.kinds),
         run_page.classes(findings),
         run_page.grid(findings),
-        run_page.cross_weights(trained),
+        other_kinds.several_labels(findings),
+        other_kinds.numbers(findings),
+        cross_weights.cross_weights(trained),
         run_page.pictures(findings),
         run_page.calibration(findings),
         run_page.cost(by_network, speed),

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from crl_jax import losses, metrics, optim
 from crl_jax.data import Batch
+from crl_jax.kinds import Kinds
 from crl_jax.models import layers
 from crl_jax.models.network import DATA_AXIS, TASK_AXIS, MultitaskResNet
 from crl_jax.train_state import TrainState
@@ -28,6 +29,7 @@ def make_train_step(
     network: MultitaskResNet,
     optimizer: optax.GradientTransformation,
     config: ConfigDict,
+    kinds: Kinds,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Report]]:
     """Returns the step of one device, for a map over the axis `DATA_AXIS`.
 
@@ -51,18 +53,18 @@ def make_train_step(
         )
         logits, updated = outputs
         smoothing = config.optim.label_smoothing
-        per_example = _cross_entropies(logits, batch["labels"], smoothing)
+        per_example = _losses(kinds, logits, batch["labels"], smoothing)
         loss = losses.weighted_sum(per_example, counts, weights)
         # Each device of `TASK_AXIS` has the logits, and so the loss, of all tasks.
         loss = loss / network.task_devices
-        sums = metrics.sums(logits, batch["labels"], per_example)
+        sums = metrics.sums(kinds, logits, batch["labels"], per_example)
         return loss, (updated["batch_stats"], sums)
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Report]:
         params = state.variables["params"]
         # Means are over the labelled examples of all devices, however they are spread.
         counts = lax.psum(
-            {t: jnp.sum(labels >= 0) for t, labels in batch["labels"].items()},
+            {t: jnp.sum(k.is_labelled(batch["labels"][t])) for t, k in kinds.items()},
             DATA_AXIS,
         )
 
@@ -138,7 +140,7 @@ def _split(tree: Any, stacked: frozenset[str]) -> tuple[Any, Any]:
 
 
 def make_eval_step(
-    network: MultitaskResNet,
+    network: MultitaskResNet, kinds: Kinds
 ) -> Callable[[Any, Batch], tuple[metrics.Sums, dict[str, Array]]]:
     """Returns the evaluation of one device, for a map over the axis `DATA_AXIS`.
 
@@ -150,19 +152,22 @@ def make_eval_step(
         variables: Any, batch: Batch
     ) -> tuple[metrics.Sums, dict[str, Array]]:
         logits: Any = network.apply(variables, batch["image"])
-        per_example = _cross_entropies(logits, batch["labels"], 0.0)
-        sums = metrics.sums(logits, batch["labels"], per_example)
+        per_example = _losses(kinds, logits, batch["labels"], 0.0)
+        sums = metrics.sums(kinds, logits, batch["labels"], per_example)
         return lax.psum(sums, DATA_AXIS), logits
 
     return eval_step
 
 
-def _cross_entropies(
-    logits: Mapping[str, Array], labels: Mapping[str, Array], label_smoothing: float
+def _losses(
+    kinds: Kinds,
+    logits: Mapping[str, Array],
+    labels: Mapping[str, Array],
+    label_smoothing: float,
 ) -> dict[str, Array]:
     return {
-        task: losses.cross_entropy(logits[task], labels[task], label_smoothing)
-        for task in logits
+        task: kind.loss(logits[task], labels[task], label_smoothing)
+        for task, kind in kinds.items()
     }
 
 

@@ -65,7 +65,7 @@ def main() -> None:
             )
         from crl_jax.data import source
 
-        classes = source.find_source(config).num_classes
+        classes = source.find_source(config).widths
     print_summary(config_check.with_tasks(config, classes), classes)
 
 

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 
@@ -140,20 +140,11 @@ class TrainingProgress:
             return 0.0
         return self._timed_steps * self._batch_size / self._timed_seconds
 
-    def line(
-        self,
-        step: int,
-        epoch: float,
-        split: str,
-        result: Mapping[str, Mapping[str, float]],
-    ) -> None:
-        """Prints top-1 in percent; that of training only in a pipe, with the speed."""
+    def line(self, step: int, epoch: float, split: str, measured: str) -> None:
+        """Prints what was measured; that of training only in a pipe, with the speed."""
         if split == "train" and console.is_terminal:
             return
-        top1 = "  ".join(f"{task} {percent(v['top1'])}" for task, v in result.items())
-        text = (
-            f"step {step:,}/{self._steps:,}  epoch {epoch:.1f}  {split} top-1  {top1}"
-        )
+        text = f"step {step:,}/{self._steps:,}  epoch {epoch:.1f}  {split} {measured}"
         if split == "train" and self._timed_steps:
             seconds = self._timed_seconds / self._timed_steps
             left = _duration((self._steps - step) * seconds)

@@ -49,12 +49,12 @@ def train(config: ConfigDict, directory: str | os.PathLike[str]) -> metrics.Mean
     config = config_check.check(config)
     data = source.find_source(config)
     data.check(config)
-    config = config_check.with_tasks(config, data.num_classes)
-    network = models.build(config, data.num_classes)
-    mesh = devices.make_mesh(config.train.task_devices, len(data.classes))
+    config = config_check.with_tasks(config, data.widths)
+    network = models.build(config, data.widths)
+    mesh = devices.make_mesh(config.train.task_devices, len(data.kinds))
     devices.check_batch_size(config, mesh)
 
-    run = workdir.Run(config, data.classes, data.identity)
+    run = workdir.Run(config, data.kinds, data.identity)
     with workdir.claim(folder, run) if devices.is_first() else nullcontext():
         data = devices.first_alone(data.prepared)
         data.check(config)
@@ -72,18 +72,18 @@ def _train(
     mesh: Mesh,
 ) -> metrics.Means:
     # Optimiser, and the steps of all devices.
-    tasks = list(data.classes)
+    kinds = data.kinds
     schedule = Schedule.of(config, data.size(config.data.train_split))
     learning_rate = optim.learning_rate(config.optim, schedule.steps)
     optimizer = optim.make(config.optim, learning_rate, step.gradient_norm(network))
-    abstract = train_state.abstract_state(network, optimizer, config, mesh)
+    abstract = train_state.abstract_state(network, optimizer, config, kinds, mesh)
     train_step = step.map_train_step(
-        step.make_train_step(network, optimizer, config),
+        step.make_train_step(network, optimizer, config, kinds),
         mesh,
         train_state.partition_specs(abstract),
     )
     eval_step = step.map_eval_step(
-        step.make_eval_step(network),
+        step.make_eval_step(network, kinds),
         mesh,
         train_state.partition_specs(abstract.evaluated),
     )
@@ -93,7 +93,7 @@ def _train(
     checkpoints = Checkpoints(folder)
     first, state = checkpoints.restore_latest(abstract)
     if state is None:
-        state = train_state.create(network, optimizer, config, abstract)
+        state = train_state.create(network, optimizer, config, kinds, abstract)
         state = start.from_weights(state, config, network, mesh)
         console.print(describe(config, data, schedule, mesh), soft_wrap=True)
     else:
@@ -117,7 +117,7 @@ def _train(
             raise stop_at_broken_step(folder, number, report, files)
 
     # The loop.
-    log = MetricsLog(folder, tasks, first) if devices.is_first() else NoLog()
+    log = MetricsLog(folder, kinds, first) if devices.is_first() else NoLog()
     progress = TrainingProgress(first, schedule.steps, config.data.batch_size)
     earlier: step.Report | None = None
     with closing(checkpoints), closing(log), progress, stop_request() as stop:
@@ -134,18 +134,20 @@ def _train(
             if schedule.logs(number):
                 check_step(number, report)
                 rate, epoch = float(learning_rate(number - 1)), schedule.epoch(number)
-                result, skipped = metrics.means([state.sums], tasks), int(state.skipped)
+                result, skipped = metrics.means([state.sums], kinds), int(state.skipped)
                 state = train_state.clear_sums(state)
                 log.write(number, epoch, "train", result, rate, skipped)
-                progress.line(number, epoch, "train", result)
+                text = metrics.in_a_line(result, kinds)
+                progress.line(number, epoch, "train", text)
             score = None
             if schedule.evaluates(number):
                 result = evaluation.evaluate_batches(
-                    eval_step, state.evaluated, val_batches, mesh, tasks
+                    eval_step, state.evaluated, val_batches, mesh, kinds
                 )
-                score = metrics.score(result, config.train.best_by)
+                score = metrics.score(result, kinds, config.train.best_by)
                 log.write(number, epoch, "val", result, rate, skipped)
-                progress.line(number, epoch, "val", result)
+                text = metrics.in_a_line(result, kinds)
+                progress.line(number, epoch, "val", text)
                 progress.pause()
             stops = stop.after(number)
             if schedule.saves(number) or stops:
@@ -163,9 +165,9 @@ def _train(
         split = config.data.test_split or config.data.val_split
         test = stream.eval_batches(data, config, split)
         result = evaluation.evaluate_batches(
-            eval_step, best_state.evaluated, test, mesh, tasks
+            eval_step, best_state.evaluated, test, mesh, kinds
         )
-        evaluation.print_result(result, split, best)
+        evaluation.print_result(result, kinds, split, best)
         if devices.is_first():
             workdir.write_result(folder, split, best, result)
         checkpoints.check_saved(schedule.steps)
@@ -176,7 +178,7 @@ def describe(
     config: ConfigDict, data: source.Source, schedule: Schedule, mesh: Mesh
 ) -> str:
     """Returns what is going to be trained, on what, in one sentence."""
-    tasks = ", ".join(f"{task} ({count})" for task, count in data.num_classes.items())
+    tasks = ", ".join(f"{task} ({kind.size})" for task, kind in data.kinds.items())
     return (
         f"Training ResNet-{config.model.depth}, branched from "
         f"{config.model.branch_from}, for {tasks}: {schedule.examples:,} pictures of "

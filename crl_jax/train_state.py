@@ -12,6 +12,7 @@ from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
 from crl_jax import metrics
+from crl_jax.kinds import Kinds
 from crl_jax.models import layers
 from crl_jax.models.network import TASK_AXIS, MultitaskResNet
 
@@ -48,6 +49,7 @@ def create_state(
     network: MultitaskResNet,
     optimizer: optax.GradientTransformation,
     config: ConfigDict,
+    kinds: Kinds,
 ) -> TrainState:
     """Returns the state before the first step; a function of the seed alone.
 
@@ -62,7 +64,7 @@ def create_state(
         variables=variables,
         opt_state=optimizer.init(variables["params"]),
         average=jax.tree.map(jnp.copy, variables) if config.optim.ema > 0 else None,
-        sums=metrics.zeros(network.classes),
+        sums=metrics.zeros(kinds),
         skipped=jnp.zeros((), jnp.int32),
     )
 
@@ -71,6 +73,7 @@ def abstract_state(
     network: MultitaskResNet,
     optimizer: optax.GradientTransformation,
     config: ConfigDict,
+    kinds: Kinds,
     mesh: Mesh,
 ) -> TrainState:
     """Returns the shapes and dtypes of a state, and how it lies on the devices.
@@ -78,7 +81,7 @@ def abstract_state(
     Each device has all of it, but of what is stacked over tasks only its part of
     `TASK_AXIS`.
     """
-    state = jax.eval_shape(lambda: create_state(network, optimizer, config))
+    state = jax.eval_shape(lambda: create_state(network, optimizer, config, kinds))
     stacked = network.stacked_layers
 
     def place(path: tuple[Any, ...], leaf: Any) -> jax.ShapeDtypeStruct:
@@ -94,12 +97,13 @@ def create(
     network: MultitaskResNet,
     optimizer: optax.GradientTransformation,
     config: ConfigDict,
+    kinds: Kinds,
     abstract: TrainState,
 ) -> TrainState:
     """Returns `create_state` on the devices, as `abstract` says, in one program."""
     places = jax.tree.map(lambda leaf: leaf.sharding, abstract)
     return jax.jit(
-        lambda: create_state(network, optimizer, config),
+        lambda: create_state(network, optimizer, config, kinds),
         out_shardings=places,
         compiler_options=layers.options_to_run_once(),
     )()

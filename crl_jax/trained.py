@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 from crl_jax import models, optim, train_state, workdir
 from crl_jax.checkpoints import Checkpoints
 from crl_jax.errors import UserError
+from crl_jax.kinds import widths
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,7 @@ class Trained:
 
     Attributes:
       run: what was trained, on what.
-      network: whose logits follow the tasks of `run.classes`.
+      network: whose logits follow the tasks of `run.kinds`.
       variables: of the network, on every device of a mesh.
       step: updates done.
     """
@@ -40,10 +41,11 @@ def load(directory: Path, mesh: Mesh) -> Trained:
       UserError: there is no run, or no checkpoint.
     """
     run = workdir.read(directory)
-    classes = {task: len(names) for task, names in run.classes.items()}
-    network = models.build(run.config, classes).clone(task_devices=1)
+    network = models.build(run.config, widths(run.kinds)).clone(task_devices=1)
     optimizer = optim.make(run.config.optim, lambda count: 0.0)
-    abstract = train_state.abstract_state(network, optimizer, run.config, mesh)
+    abstract = train_state.abstract_state(
+        network, optimizer, run.config, run.kinds, mesh
+    )
     with closing(Checkpoints(directory, read_only=True)) as checkpoints:
         best, state = checkpoints.restore_best(abstract)
     if state is None:

@@ -16,8 +16,9 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from crl_jax import config as config_lib
-from crl_jax import config_check
+from crl_jax import config_check, kinds
 from crl_jax.errors import UserError
+from crl_jax.kinds import Kinds, class_names
 
 Classes = Mapping[str, Sequence[str]]
 
@@ -41,13 +42,18 @@ class Run:
 
     Attributes:
       config: a checked config, with settings for each task.
-      classes: `{task: class names}` in the order of the labels.
+      kinds: of the tasks, in their order.
       data: identity of its data (see `Source.identity`).
     """
 
     config: ConfigDict
-    classes: Classes
+    kinds: Kinds
     data: str
+
+    @property
+    def classes(self) -> Classes:
+        """`{task: class names}`, of a regression none."""
+        return class_names(self.kinds)
 
 
 @contextmanager
@@ -70,9 +76,9 @@ def claim(workdir: Path, run: Run) -> Iterator[None]:
         for name in ("manifest", "dir"):  # it can then be evaluated from any folder
             if content["data"][name]:
                 content["data"][name] = str(Path(content["data"][name]).resolve())
-        classes = {task: list(names) for task, names in run.classes.items()}
+        labels = {task: kind.labels for task, kind in run.kinds.items()}
         with writing(workdir):
-            _write_json(workdir / "classes.json", classes)
+            _write_json(workdir / "classes.json", labels)
             _write_json(workdir / "data.json", {"identity": run.data})
             _write_json(workdir / "config.json", content)
         yield
@@ -188,9 +194,15 @@ def read(workdir: Path) -> Run:
         )
     content = _read_json(workdir / "config.json")
     config = config_check.check(config_lib.from_dict(content))
-    classes = _read_json(workdir / "classes.json")
+    labels = _read_json(workdir / "classes.json")
     data = _read_json(workdir / "data.json").get("identity", "")
-    return Run(config, {t: tuple(c) for t, c in classes.items()}, data)
+    try:
+        return Run(config, kinds.from_labels(config, labels), data)
+    except (TypeError, ValueError, KeyError) as error:
+        raise UserError(
+            f"{workdir / 'classes.json'} does not belong to config.json beside it: "
+            "bring both back from a copy, or train in another --workdir."
+        ) from error
 
 
 def write_combinations(workdir: Path, combinations: np.ndarray) -> None:

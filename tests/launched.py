@@ -10,6 +10,7 @@ from typing import Any
 import jax
 
 from crl_jax import checkpoints, devices, models, optim, train_state, workdir
+from crl_jax.kinds import widths
 
 PROJECT = Path(__file__).parents[1]
 
@@ -54,10 +55,10 @@ def finish(process: subprocess.Popen[str]) -> str:
 def abstract_state(directory: Path) -> Any:
     """Shapes and places of the state of the run in `directory`."""
     run = workdir.read(directory)
-    network = models.build(run.config, {t: len(c) for t, c in run.classes.items()})
+    network = models.build(run.config, widths(run.kinds))
     optimizer = optim.make(run.config.optim, lambda count: 0.0)
     return train_state.abstract_state(
-        network, optimizer, run.config, devices.make_mesh()
+        network, optimizer, run.config, run.kinds, devices.make_mesh()
     )
 
 

@@ -22,6 +22,7 @@ from crl_jax.data import preprocess
 from crl_jax.data.manifest import read_manifest
 from crl_jax.data.quiet import tf
 from crl_jax.errors import UserError
+from crl_jax.kinds import Categorical
 from crl_jax.schedule import Schedule
 
 DIGITS = Path(__file__).parents[1] / "configs" / "digits.py"
@@ -136,7 +137,10 @@ def test_what_passes_the_checks_can_be_trained(changes, picture):
     image = preprocess.train_image(encoded, seed, config.data)
     assert image.shape == preprocess.eval_image(encoded, config.data).shape
     assert image.shape == (size, size, 3)
-    state = jax.eval_shape(lambda: train_state.create_state(network, optimizer, config))
+    kinds = {t: Categorical(tuple(map(str, range(k)))) for t, k in classes.items()}
+    state = jax.eval_shape(
+        lambda: train_state.create_state(network, optimizer, config, kinds)
+    )
     assert np.isfinite(float(rate(0)))
     assert state.step.shape == ()
 

@@ -17,6 +17,7 @@ from crl_jax.comparison.report import report
 from crl_jax.comparison.results import Results
 from crl_jax.comparison.runs import Outcome
 from crl_jax.errors import UserError
+from crl_jax.kinds import Categorical
 
 TASKS = ("hue", "number")
 
@@ -200,6 +201,7 @@ def test_differences_pair_the_same_seeds(config):
     s, x = Variant("S"), Variant("X")
     results = Results.of(
         what,
+        {task: Categorical(("a", "b")) for task in ("hue", "number")},
         [
             outcome(x, 1, hue=0.7, number=0.4, joint=0.4),
             outcome(s, 0, hue=0.4, number=0.4, joint=0.4),
@@ -218,6 +220,7 @@ def test_the_report_says_all_that_was_asked(config, tmp_path):
     rng = np.random.default_rng(0)
     results = Results.of(
         what,
+        {task: Categorical(("a", "b")) for task in ("hue", "number")},
         [
             outcome(variant, seed, hue=hue, number=number, joint=number / 2)
             for variant in what.configs

@@ -10,6 +10,7 @@ from crl_jax import cli, config_check, models, workdir
 from crl_jax import config as config_lib
 from crl_jax.data import source
 from crl_jax.errors import UserError
+from crl_jax.kinds import Categorical
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))
 DIGITS = str(Path(__file__).parents[1] / "configs" / "digits.py")
@@ -32,7 +33,7 @@ def test_every_config_loads_validates_and_builds_its_network(path, solid_picture
                         ("train.best_by", "mean"),
                     ],
                 )
-        classes = source.find_source(config).num_classes
+        classes = source.find_source(config).widths
     config = config_check.with_tasks(config, classes)
     network = models.build(config, classes)
     size = config.data.image_size
@@ -181,9 +182,9 @@ def test_tasks_keep_their_order(tmp_path):
     """It is the order of the task axis, in which a network's branches are stacked."""
     config = cli.load_config(DIGITS)
     assert list(config.data.tasks) == ["noun", "adjective", "anp"]
-    classes = {"noun": ["a", "b"], "adjective": ["c", "d"], "anp": ["e", "f"]}
-    config = config_check.with_tasks(config, {task: 2 for task in classes})
-    with workdir.claim(tmp_path, workdir.Run(config, classes, "digits/1.0.0")):
+    kinds = {task: Categorical(("a", "b")) for task in ("noun", "adjective", "anp")}
+    config = config_check.with_tasks(config, {task: 2 for task in kinds})
+    with workdir.claim(tmp_path, workdir.Run(config, kinds, "digits/1.0.0")):
         pass
     read = workdir.read(tmp_path).config
     assert list(read.data.tasks) == list(read.tasks) == ["noun", "adjective", "anp"]

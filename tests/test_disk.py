@@ -16,8 +16,11 @@ import pytest
 from crl_jax import devices, evaluation
 from crl_jax.checkpoints import Checkpoints
 from crl_jax.errors import UserError
+from crl_jax.kinds import Categorical
 from crl_jax.logs import MetricsLog
 from crl_jax.train import train
+
+KINDS = {"a": Categorical(("no", "yes"))}
 
 
 @pytest.fixture
@@ -172,7 +175,7 @@ def test_a_disk_that_can_only_be_read(whole, small_disk, capfd):
 
 def test_rows_wait_for_room(small_disk, capsys):
     result = {"a": {"loss": 0.125}, "joint": {"top1": 0.75}}
-    log = MetricsLog(small_disk, ["a"], 0)
+    log = MetricsLog(small_disk, KINDS, 0)
     for step in range(1, 401):
         if step == 100:
             fill(small_disk)
@@ -201,7 +204,7 @@ def test_a_folder_without_the_right_to_write(whole, tmp_path):
 
 def test_rows_that_a_kill_left_half_written_are_dropped(tmp_path):
     result = {"a": {"loss": 0.125}, "joint": {"top1": 0.75}}
-    log = MetricsLog(tmp_path, ["a"], 0)
+    log = MetricsLog(tmp_path, KINDS, 0)
     for step in (1, 2):
         log.write(step, 0.5, "train", result, 0.1, 0)
     log.close()
@@ -210,6 +213,6 @@ def test_rows_that_a_kill_left_half_written_are_dropped(tmp_path):
     whole = header + b"".join(rows)
     for cut in range(len(whole)):
         path.write_bytes(whole[:cut])
-        MetricsLog(tmp_path, ["a"], 2).close()
+        MetricsLog(tmp_path, KINDS, 2).close()
         kept = (cut >= len(header + rows[0])) + (cut >= len(whole))
         assert path.read_bytes() == header + b"".join(rows[:kept])

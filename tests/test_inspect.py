@@ -16,8 +16,12 @@ from crl_jax.data import inspect_pictures, inspection, source, stream
 from crl_jax.data.inspect_labels import find_problems
 from crl_jax.data.labels import SplitLabels, read_labels, read_split
 from crl_jax.errors import UserError
+from crl_jax.kinds import Categorical
 
-KINDS = {"kind": ("cat", "dog", "owl"), "hue": ("red", "blue")}
+KINDS = {
+    "kind": Categorical(("cat", "dog", "owl")),
+    "hue": Categorical(("red", "blue")),
+}
 
 
 def inspect(config, out, few=1, seconds=0.01):
@@ -203,7 +207,7 @@ def test_warnings_of_made_pictures(small_config, tmp_path, more, few, warning):
     small_config.data.manifest = str(tmp_path / "labels.csv")
     data = open_data(small_config)
     splits = {name: read_split(data, name) for name in ("train", "val", "test")}
-    problems = find_problems(splits, data.classes, few)
+    problems = find_problems(splits, data.kinds, few)
     if warning is None:
         assert problems == []
     elif few == 1:
@@ -236,7 +240,12 @@ def test_classes_that_never_occur_or_not_in_train():
 
 
 def test_train_alone_can_be_checked():
-    assert find_problems({"train": made_split([0, 1, 2], 0)}, {"kind": "abc"}, 1) == []
+    assert (
+        find_problems(
+            {"train": made_split([0, 1, 2], 0)}, {"kind": Categorical(tuple("abc"))}, 1
+        )
+        == []
+    )
 
 
 def test_labels_of_a_part_of_a_split_in_order(small_config):
@@ -329,9 +338,9 @@ def test_page_shows_what_the_stream_gives(small_config, tmp_path):
 
 def test_long_and_missing_labels_stay_beneath_their_picture():
     images = np.zeros((2, 200, 200, 3), np.uint8)
-    classes = {"kind": ("W" * 100, "i")}
+    kinds = {"kind": Categorical(("W" * 100, "i"))}
     labels = {"kind": np.array([0, -1])}
-    page = inspect_pictures.draw_page(images, labels, classes, "title " * 100)
+    page = inspect_pictures.draw_page(images, labels, kinds, "title " * 100)
     text = np.asarray(page)[-inspect_pictures.MARGIN - inspect_pictures.LINE :]
     dark = np.flatnonzero((text < 200).any(axis=(0, 2)))
     margin, gap = inspect_pictures.MARGIN, inspect_pictures.GAP

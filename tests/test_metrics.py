@@ -5,8 +5,10 @@ import numpy as np
 import pytest
 
 from crl_jax import losses, metrics
+from crl_jax.kinds import Categorical
 
 CLASSES = {"noun": 9, "adjective": 3}
+KINDS = {t: Categorical(tuple(map(str, range(k)))) for t, k in CLASSES.items()}
 
 
 def example(seed, size=40):
@@ -21,6 +23,7 @@ def example(seed, size=40):
 def sums(logits, labels):
     loss = {t: losses.cross_entropy(jnp.array(logits[t]), labels[t]) for t in logits}
     return metrics.sums(
+        {t: KINDS[t] for t in logits},
         {t: jnp.array(x) for t, x in logits.items()},
         {t: jnp.array(y) for t, y in labels.items()},
         loss,
@@ -29,7 +32,7 @@ def sums(logits, labels):
 
 def test_means_of_two_batches_against_a_loop():
     batches = [example(0), example(1, size=7)]
-    result = metrics.means([sums(*batch) for batch in batches], list(CLASSES))
+    result = metrics.means([sums(*batch) for batch in batches], KINDS)
     assert list(result) == ["noun", "adjective", "joint"]
     joint = []
     for task, count in CLASSES.items():
@@ -62,11 +65,11 @@ def test_means_of_two_batches_against_a_loop():
 
 
 def test_equal_or_undefined_logits_are_not_right_about_everything():
-    labels = {"noun": np.arange(9, dtype=np.int32)}
+    labels, noun = {"noun": np.arange(9, dtype=np.int32)}, {"noun": KINDS["noun"]}
     constant = {"noun": np.zeros((9, 9), np.float32)}
-    assert metrics.means([sums(constant, labels)], ["noun"])["noun"]["top1"] == 1 / 9
+    assert metrics.means([sums(constant, labels)], noun)["noun"]["top1"] == 1 / 9
     undefined = {"noun": np.full((9, 9), np.nan, np.float32)}
-    result = metrics.means([sums(undefined, labels)], ["noun"])["noun"]
+    result = metrics.means([sums(undefined, labels)], noun)["noun"]
     assert result["top1"] == 0
     assert result["top5"] == 0
 
@@ -74,7 +77,7 @@ def test_equal_or_undefined_logits_are_not_right_about_everything():
 def test_a_task_without_labels_has_no_accuracy():
     logits, labels = example(0)
     labels["noun"][:] = -1
-    result = metrics.means([sums(logits, labels)], list(CLASSES))
+    result = metrics.means([sums(logits, labels)], KINDS)
     assert result["noun"]["count"] == 0
     assert np.isnan(result["noun"]["top1"])
     assert result["joint"]["count"] == 0
@@ -86,12 +89,13 @@ def test_score_is_a_task_or_the_mean_of_those_with_labels():
         return {"top1": top1, "count": count}
 
     nan = float("nan")
+    kinds = dict.fromkeys("ab", Categorical(("no", "yes")))
     result = {"a": values(0.2), "b": values(0.4), "joint": values(0.1)}
-    assert metrics.score(result, "b") == 0.4
-    assert metrics.score(result, "mean") == pytest.approx(0.3)
+    assert metrics.score(result, kinds, "b") == 0.4
+    assert metrics.score(result, kinds, "mean") == pytest.approx(0.3)
     unlabelled = result | {"a": values(nan, 0), "joint": values(nan, 0)}
-    assert metrics.score(unlabelled, "mean") == 0.4
-    assert metrics.score(unlabelled, "a") is None
+    assert metrics.score(unlabelled, kinds, "mean") == 0.4
+    assert metrics.score(unlabelled, kinds, "a") is None
 
 
 def test_label_smoothing_against_numpy():

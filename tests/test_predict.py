@@ -196,7 +196,7 @@ def test_a_file_name_that_is_no_text_is_printed(
 def test_csv_has_a_row_a_picture(predictor, folder):
     out = io.StringIO()
     predictions = predictor([folder / "20.png", b"broken"])
-    FORMATS["csv"](predictions, predictor.classes, 3, out)
+    FORMATS["csv"](predictions, predictor.kinds, 3, out)
     good, bad = csv.DictReader(io.StringIO(out.getvalue()))
     assert {"hue_1", "hue_2", "number_3", "joint_hue"} <= set(good)
     assert "hue_3" not in good  # which has two classes

@@ -11,10 +11,12 @@ import pytest
 
 from crl_jax import devices, report
 from crl_jax import trained as trained_lib
-from crl_jax.reports import charts, page, run_page
+from crl_jax.kinds import Categorical
+from crl_jax.reports import charts, cross_weights, page, run_page
 from crl_jax.reports.findings import BINS, Findings
 
 CLASSES = {"hue": ("dark", "light"), "number": ("<b>one</b>", "two & more", "three")}
+KINDS = {task: Categorical(names) for task, names in CLASSES.items()}
 
 
 class Reader(HTMLParser):
@@ -63,7 +65,7 @@ def examples():
 
 @pytest.fixture
 def findings(examples):
-    found = Findings(CLASSES, keep=4)
+    found = Findings(KINDS, keep=4)
     for batch, logits in examples:
         found.add(batch, logits)
     return found
@@ -174,7 +176,7 @@ def test_learned_cross_weights_are_shown_by_target_and_source(trained, kind):
     weights = {"res5b_cross": {"weight": np.stack([unit, 3 * unit])}}
     run = dataclasses.replace(loaded.run, config=config)
     shown = dataclasses.replace(loaded, run=run, variables={"params": weights})
-    _, body = run_page.cross_weights(shown)
+    _, body = cross_weights.cross_weights(shown)
     texts = Reader(page.page("", *body)).texts
     spread = {"channel": (" ± 0.250", " ± 0.750")}.get(kind, ("", ""))
     assert [t for t in texts if re.fullmatch(r"1|\d\.\d{3}.*", t)] == [

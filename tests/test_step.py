@@ -15,9 +15,11 @@ from crl_jax import config_check, metrics, models, optim, step, train_state
 from crl_jax.config import default
 from crl_jax.devices import check_batch_size, make_mesh, put_batch
 from crl_jax.errors import UserError
+from crl_jax.kinds import Categorical
 from crl_jax.models.network import DATA_AXIS, TASK_AXIS
 
 CLASSES = {"noun": 4, "anp": 7}
+KINDS = {t: Categorical(tuple(map(str, range(k)))) for t, k in CLASSES.items()}
 
 
 def make(**changes):
@@ -35,8 +37,11 @@ def make(**changes):
     network = models.build(config, CLASSES)
     rate = optim.learning_rate(config.optim, 10)
     optimizer = optim.make(config.optim, rate, step.gradient_norm(network))
-    state = jax.jit(lambda: train_state.create_state(network, optimizer, config))()
-    return config, network, step.make_train_step(network, optimizer, config), state
+    state = jax.jit(
+        lambda: train_state.create_state(network, optimizer, config, KINDS)
+    )()
+    train_step = step.make_train_step(network, optimizer, config, KINDS)
+    return config, network, train_step, state
 
 
 def make_batch(size=16, seed=0, missing=True):
@@ -105,10 +110,10 @@ def test_tasks_divided_over_devices_agree_with_one_device(changes):
     mesh = Mesh(grid, (DATA_AXIS, TASK_AXIS))
     rate = optim.learning_rate(config.optim, 10)
     optimizer = optim.make(config.optim, rate, step.gradient_norm(network))
-    abstract = train_state.abstract_state(network, optimizer, config, mesh)
-    divided = train_state.create(network, optimizer, config, abstract)
+    abstract = train_state.abstract_state(network, optimizer, config, KINDS, mesh)
+    divided = train_state.create(network, optimizer, config, KINDS, abstract)
     mapped = step.map_train_step(
-        step.make_train_step(network, optimizer, config),
+        step.make_train_step(network, optimizer, config, KINDS),
         mesh,
         train_state.partition_specs(abstract),
     )
@@ -122,7 +127,7 @@ def test_tasks_divided_over_devices_agree_with_one_device(changes):
     assert_close(one, jax.device_get(divided), 2e-5)
 
     evaluate = step.map_eval_step(
-        step.make_eval_step(network),
+        step.make_eval_step(network, KINDS),
         mesh,
         train_state.partition_specs(abstract.evaluated),
     )
@@ -178,7 +183,7 @@ def test_compiled_step_gathers_nothing_and_sends_the_gradients_once():
 
 def test_missing_labels_change_nothing_for_the_other_tasks():
     _, network, _, state = make()
-    evaluate = step.map_eval_step(step.make_eval_step(network), mesh_of(2))
+    evaluate = step.map_eval_step(step.make_eval_step(network, KINDS), mesh_of(2))
     complete, partial = make_batch(missing=False), make_batch(missing=True)
     a, _ = evaluate(state.variables, put_batch(complete, mesh_of(2)))
     b, _ = evaluate(state.variables, put_batch(partial, mesh_of(2)))
@@ -219,8 +224,8 @@ def test_stages_computed_again_change_no_number_and_save_memory(task_devices):
         grid = np.array(jax.devices()[:task_devices]).reshape(1, task_devices)
         mesh = Mesh(grid, (DATA_AXIS, TASK_AXIS))
         optimizer = optim.make(config.optim, lambda _: 0.1, step.gradient_norm(network))
-        abstract = train_state.abstract_state(network, optimizer, config, mesh)
-        state = train_state.create(network, optimizer, config, abstract)
+        abstract = train_state.abstract_state(network, optimizer, config, KINDS, mesh)
+        state = train_state.create(network, optimizer, config, KINDS, abstract)
         batch = put_batch(make_batch(), mesh)
         specs = train_state.partition_specs(abstract)
         program = step.map_train_step(train_step, mesh, specs).lower(state, batch)
@@ -248,9 +253,9 @@ def test_gradient_accumulation_matches_the_large_batch():
 def test_loss_against_numpy():
     _, network, _, state = make(**{"optim.label_smoothing": 0.0})
     batch = make_batch()
-    evaluate = step.map_eval_step(step.make_eval_step(network), mesh_of(1))
+    evaluate = step.map_eval_step(step.make_eval_step(network, KINDS), mesh_of(1))
     sums, logits = evaluate(state.variables, put_batch(batch, mesh_of(1)))
-    result = metrics.means([sums], list(CLASSES))
+    result = metrics.means([sums], KINDS)
     for task, labels in batch["labels"].items():
         x, seen = np.asarray(logits[task], np.float64), labels >= 0
         log_p = x - np.log(np.exp(x).sum(-1, keepdims=True))
@@ -265,7 +270,7 @@ def test_train_step_smooths_the_labels():
     by_device = jax.vmap(forward, in_axes=(None, 0), axis_name=DATA_AXIS)
     logits, _ = by_device(state.variables, batch["image"][None])
     _, sums = run(train_step, state, batch, devices=1, steps=1)
-    result = metrics.means([sums], list(CLASSES))
+    result = metrics.means([sums], KINDS)
     for task, labels in batch["labels"].items():
         x = np.asarray(logits[task][0], np.float64)
         log_p = x - np.log(np.exp(x).sum(-1, keepdims=True))

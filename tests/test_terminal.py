@@ -18,7 +18,7 @@ def test_names_are_printed_as_they_are(name, capsys, monkeypatch):
     progress = terminal.TrainingProgress(0, 2, 8)
     progress.update(1)
     progress.update(2)
-    progress.line(2, 1.0, "val", {name: {"top1": 0.5}, "joint": {"top1": float("nan")}})
+    progress.line(2, 1.0, "val", f"top-1  {name} 50.00  joint –")
     lines = capsys.readouterr().out.splitlines()
     assert sum(name in line for line in lines) == 3
     assert f"val top-1  {name} 50.00  joint –" in lines[-1]
@@ -33,7 +33,7 @@ def test_a_stalled_input_is_told_of_while_it_lasts(monkeypatch, capsys):
             told = capsys.readouterr().out
         progress.update(step)
         assert ("Step 2 has waited 0 s for its pictures" in told) == (step == 2)
-    progress.line(3, 1.0, "train", {"a": {"top1": 0.5}})
+    progress.line(3, 1.0, "train", "top-1  a 50.00")
     share = capsys.readouterr().out.partition("images/s, ")[2]
     assert 80 <= int(share.partition("% waiting for data")[0]) <= 100
 

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from crl_jax import cli
+from crl_jax.config import default_task
 from crl_jax.data import vso, vso_names, vso_rules
 from crl_jax.data.manifest import read_manifest
 from crl_jax.data.vso_names import Anp
@@ -168,6 +169,22 @@ def test_sentiment_file_tells_where_an_adjective_ends(release: Release):
     assert rows(release.root / "vso.sentiment.csv") == [
         {"anp": "ill_looking_man", "sentiment": "-1.5"}
     ]
+
+
+def test_sentiment_as_a_column_is_a_task_of_numbers(release: Release):
+    release.add("sad_dog")
+    path = release.listing("1. sad [sentiment: -1] ", "\tsad_dog [sentiment: -1.5] ")
+    given = {"min_images": 2, "min_nouns": 1, "sentiment": path}
+    vso.make_manifest(release.images, release.out, **given, sentiment_column=True)
+    tasks = {"sentiment": default_task()}
+    tasks["sentiment"].kind = "regression"
+    manifest = read_manifest(release.out, tasks)
+    assert list(manifest.tasks) == ["noun", "adjective", "anp", "sentiment"]
+    sad = ["sad_dog" in file for file in manifest.files]
+    assert 0 < sum(sad) < len(sad)
+    expected = np.where(sad, np.float32(-1.5), np.nan)
+    np.testing.assert_array_equal(manifest.labels["sentiment"], expected)
+    assert "needs --sentiment" in message(release, sentiment_column=True)
 
 
 def test_published_sentiments(shared_data: Path):

@@ -34,7 +34,7 @@ def compare(what: Plan, workdir: Path, arguments: Sequence[str]) -> Results:
     outcomes = [runs.read_outcome(run) for run in planned]
     costs = measure_all(planned, workdir)
 
-    results = Results.of(what, outcomes)
+    results = Results.of(what, planned[0].run.kinds, outcomes)
     learned = {
         variant: read_cross_weights(results.outcomes[variant])
         for variant, settings in what.configs.items()

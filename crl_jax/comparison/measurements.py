@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from crl_jax.comparison.plan import Variant
 from crl_jax.comparison.runs import PlannedRun
 from crl_jax.data import Batch
 from crl_jax.errors import UserError
+from crl_jax.kinds import Kinds, widths
 from crl_jax.terminal import console
 
 _WARM_UP, STEPS = 2, 20
@@ -78,21 +79,21 @@ def _read(path: Path) -> dict[str, Measurement]:
 def measure(run: workdir.Run) -> Measurement:
     """Measures the train step of a run on random pictures, on all devices."""
     config = run.config
-    classes = {task: len(names) for task, names in run.classes.items()}
+    classes = widths(run.kinds)
     network = models.build(config, classes)
     mesh = devices.make_mesh(config.train.task_devices, len(classes))
     devices.check_batch_size(config, mesh)
     optimizer = optim.make(
         config.optim, lambda count: 1e-6, step.gradient_norm(network)
     )
-    abstract = train_state.abstract_state(network, optimizer, config, mesh)
+    abstract = train_state.abstract_state(network, optimizer, config, run.kinds, mesh)
     train_step: Any = step.map_train_step(
-        step.make_train_step(network, optimizer, config),
+        step.make_train_step(network, optimizer, config, run.kinds),
         mesh,
         train_state.partition_specs(abstract),
     )
-    state = train_state.create(network, optimizer, config, abstract)
-    batch = devices.put_batch(_random_batch(config.data, classes), mesh)
+    state = train_state.create(network, optimizer, config, run.kinds, abstract)
+    batch = devices.put_batch(_random_batch(config.data, run.kinds), mesh)
     program = train_step.lower(state, batch).compile()
 
     seconds = []
@@ -115,13 +116,10 @@ def measure(run: workdir.Run) -> Measurement:
     )
 
 
-def _random_batch(data: ConfigDict, classes: Mapping[str, int]) -> Batch:
+def _random_batch(data: ConfigDict, kinds: Kinds) -> Batch:
     rng = np.random.default_rng(0)
     size, count = data.image_size, data.batch_size // jax.process_count()
     return {
         "image": rng.integers(0, 256, (count, size, size, 3), np.uint8),
-        "labels": {
-            task: rng.integers(0, k, count).astype(np.int32)
-            for task, k in classes.items()
-        },
+        "labels": {t: kind.random_labels(rng, count) for t, kind in kinds.items()},
     }

@@ -13,6 +13,7 @@ from crl_jax import config as config_lib
 from crl_jax.comparison.cross_weights import CrossWeights
 from crl_jax.comparison.plan import Variant
 from crl_jax.comparison.results import Results
+from crl_jax.kinds import Measure
 from crl_jax.metrics import JOINT
 from crl_jax.models.network import branched_layers
 
@@ -56,12 +57,17 @@ def axis_label(field: str) -> str:
     return names.get(field, field)
 
 
+def axis_title(measure: Measure) -> str:
+    """Returns what stands at the axis of a measure."""
+    return f"{measure.title}, %" if measure.is_share else measure.title
+
+
 def draw_sweep(results: Results, field: str, file: Path) -> None:
-    """Draws top-1 on the test split against a swept field, a panel a task.
+    """Draws what judges a task on the test split against a field, a panel a task.
 
     A network that the sweep does not concern is a horizontal line.
     """
-    tasks = [*results.tasks, JOINT]
+    tasks = list(results.judged)
     figure = Figure(figsize=(_PANEL[0] * len(tasks), _PANEL[1]), layout="constrained")
     panels = figure.subplots(1, len(tasks), squeeze=False)[0]
     networks = list(dict.fromkeys(variant.network for variant in results.outcomes))
@@ -73,7 +79,10 @@ def draw_sweep(results: Results, field: str, file: Path) -> None:
         panel.grid(axis="y", color="#e5e5e5")
         if field == "model.branch_from":
             panel.xaxis.set_major_locator(MaxNLocator(integer=True))
-    panels[0].set_ylabel("top-1, %")
+    titles = [axis_title(measure) for measure in results.judged.values()]
+    for panel, title in zip(panels, titles, strict=True):
+        if panel is panels[0] or len(set(titles)) > 1:
+            panel.set_ylabel(title)
     figure.supxlabel(axis_label(field), fontsize="medium")
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right center", frameon=False)
@@ -86,10 +95,10 @@ def _draw_network(
     variants = [
         v for v in results.outcomes if v.network == network and v.field in ("", field)
     ]
-    top1 = {v: 100 * results.test(v, task) for v in variants}
+    measured = {v: results.test(v, task) for v in variants}
     if not any(v.field for v in variants):
         panel.axhline(
-            np.mean(top1[variants[0]]), color=color, linestyle="--", label=network
+            np.mean(measured[variants[0]]), color=color, linestyle="--", label=network
         )
         return
     variants.sort(key=lambda v: position(results, field, v))
@@ -98,14 +107,16 @@ def _draw_network(
     x = list(range(len(numbers))) if named else [number for number, _ in numbers]
     if named:
         panel.set_xticks(x, [name for _, name in numbers])
-    means = [np.mean(top1[v]) for v in variants]
-    deviations = [np.std(top1[v], ddof=1) if len(top1[v]) > 1 else 0 for v in variants]
+    means = [np.mean(measured[v]) for v in variants]
+    deviations = [
+        np.std(measured[v], ddof=1) if len(measured[v]) > 1 else 0 for v in variants
+    ]
     panel.errorbar(
         x, means, deviations, color=color, marker="o", capsize=3, label=network
     )
     for place, variant in zip(x, variants, strict=True):
-        dots = np.full(len(top1[variant]), place)
-        panel.plot(dots, top1[variant], ".", color=color, alpha=0.4, markersize=4)
+        dots = np.full(len(measured[variant]), place)
+        panel.plot(dots, measured[variant], ".", color=color, alpha=0.4, markersize=4)
 
 
 def draw_cross_weights(weights: CrossWeights, file: Path) -> None:

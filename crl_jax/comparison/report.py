@@ -1,13 +1,12 @@
 """The report of a comparison, as a document."""
 
-import math
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from crl_jax.comparison import plots, statistics
+from crl_jax.comparison import plots, statistics, wording
 from crl_jax.comparison.cross_weights import CrossWeights
 from crl_jax.comparison.document import (
     Block,
@@ -20,8 +19,6 @@ from crl_jax.comparison.document import (
 from crl_jax.comparison.measurements import STEPS, Measurement
 from crl_jax.comparison.plan import BASELINE, Variant
 from crl_jax.comparison.results import Results
-from crl_jax.comparison.statistics import Difference
-from crl_jax.metrics import JOINT
 from crl_jax.networks import MEANINGS
 
 _AGAINST = ("M", BASELINE)
@@ -64,11 +61,10 @@ def _setting(results: Results) -> str:
     outcome, config = results.outcomes[variant][0], results.plan.configs[variant]
     tasks = ", ".join(
         f"{task} ({outcome.test[task]['count']:,} test examples)"
-        for task in results.tasks
+        for task in results.kinds
     )
     model, data = config.model, config.data
-    by_mean = config.train.best_by == "mean"
-    chosen = "the tasks' mean top-1" if by_mean else f"top-1 of {config.train.best_by}"
+    chosen = wording.chosen_by(results, config.train.best_by)
     seeds = results.plan.seeds
     return (
         f"Tasks: {tasks}. ResNet-{model.depth} of width {model.width:g}, pictures of "
@@ -85,16 +81,21 @@ def _legend(base: Iterable[Variant]) -> str:
 
 
 def _accuracies(results: Results, base: Sequence[Variant]) -> list[Block]:
-    """Returns top-1 and top-5 as mean and standard deviation over seeds."""
+    """Returns the first two measures as mean and standard deviation over seeds."""
     blocks: list[Block] = []
-    for number, title in (("top1", "Top-1"), ("top5", "Top-5")):
-        tasks = [*results.tasks, JOINT] if number == "top1" else list(results.tasks)
+    for measure, tasks in wording.by_measure(results, 2).items():
         rows = [
-            [v.label, *(_spread(100 * results.test(v, t, number)) for t in tasks)]
+            [
+                v.label,
+                *(
+                    wording.spread(results.test(v, t, measure), results.decimals(t))
+                    for t in tasks
+                ),
+            ]
             for v in base
         ]
-        names = ["all tasks right" if t == JOINT else t for t in tasks]
-        blocks += [Heading(title), Table(["network", *names], rows)]
+        columns = ["network", *map(wording.task_name, tasks)]
+        blocks += [Heading(wording.heading(measure)), Table(columns, rows)]
     note = "Mean ± standard deviation over seeds (that of a sample: N − 1)."
     return [*blocks, Paragraph(note)]
 
@@ -106,21 +107,19 @@ def _differences(results: Results, base: Sequence[Variant]) -> list[Block]:
         others = [v for v in base if v.network != network]
         if Variant(network) not in base or not others:
             continue
-        rows = [
-            [
-                v.label,
-                *(_judged(results.difference(v, network, t)) for t in _all(results)),
+        for measure, tasks in wording.by_measure(results, 1).items():
+            rows = [
+                [v.label, *(wording.difference(results, v, network, t) for t in tasks)]
+                for v in others
             ]
-            for v in others
-        ]
-        blocks += [
-            Heading(f"Top-1 against {network}"),
-            Table(["network", *results.tasks, "all tasks right"], rows),
-        ]
+            blocks += [
+                Heading(f"{wording.heading(measure)} against {network}"),
+                Table(["network", *map(wording.task_name, tasks)], rows),
+            ]
     seeds = results.plan.seeds
     text = (
-        "Differences in percentage points, run by run of the same seed, with the 95% "
-        f"bootstrap interval over seeds (from {statistics.MIN_SEEDS} seeds on)"
+        f"Differences in {wording.units(results)}, run by run of the same seed, with "
+        f"the 95% bootstrap interval over seeds (from {statistics.MIN_SEEDS} seeds on)"
     )
     if seeds >= statistics.MIN_SEEDS:
         text += f", widened {statistics.widening(seeds):.1f} times for {seeds} seeds"
@@ -131,24 +130,24 @@ def _differences(results: Results, base: Sequence[Variant]) -> list[Block]:
     return [*blocks, Paragraph(text)]
 
 
-def _all(results: Results) -> list[str]:
-    return [*results.tasks, JOINT]
-
-
 def _gain(results: Results, base: Sequence[Variant]) -> list[Block]:
     rows = []
     for variant in base:
         if variant.network == BASELINE:
             continue
         gain = results.gain(variant)
-        judged = _judged(statistics.paired_difference(gain, np.zeros_like(gain)))
-        rows.append([variant.label, _spread(gain), judged])
+        judged = wording.judged(statistics.paired_difference(gain, np.zeros_like(gain)))
+        rows.append([variant.label, wording.spread(gain), judged])
     if not rows:
         return []
+    measures = dict.fromkeys(results.judged[task] for task in results.kinds)
+    lower = [measure.title for measure in measures if not measure.higher_is_better]
+    turned = "".join(f"; for {t}, of which lower is better, negated" for t in lower)
+    titles = " or ".join(measure.title for measure in measures)
     text = (
         "Δm = mean over tasks of 100 (a − b) / b, in percent, where a is the network's "
-        f"top-1 and b that of {BASELINE} with the same seed (Maninis et al. 2019, "
-        "equation 4). Above zero the network is better than a network a task."
+        f"{titles} and b that of {BASELINE} with the same seed{turned} (Maninis et al. "
+        "2019, equation 4). Above zero the network is better than a network a task."
     )
     return [
         Heading("Multitask gain Δm"),
@@ -193,29 +192,39 @@ def _sweep(results: Results, field: str, folder: Path) -> list[Block]:
     swept.sort(key=lambda v: (v.network, *plots.position(results, field, v)))
     rows = []
     for variant in swept:
-        gain = _spread(results.gain(variant)) if variant.network != BASELINE else "–"
+        gain = (
+            wording.spread(results.gain(variant))
+            if variant.network != BASELINE
+            else "–"
+        )
         rows.append(
             [
                 variant.network,
                 str(plots.value(results, field, variant)),
-                _spread(100 * results.val(variant)),
-                *(_spread(100 * results.test(variant, t)) for t in _all(results)),
+                wording.spread(100 * results.val(variant)),
+                *(
+                    wording.spread(results.test(variant, t), results.decimals(t))
+                    for t in results.judged
+                ),
                 gain,
             ]
         )
-    columns = ["network", field, "val, mean of tasks", *results.tasks]
+    columns = ["network", field, "val, mean of tasks", *wording.columns(results)]
     blocks: list[Block] = [
         Heading(f"Sweep of {field}"),
-        Table([*columns, "all tasks right", "Δm"], rows),
+        Table([*columns, "Δm"], rows),
     ]
     blocks.append(_chosen(results, field, swept))
     if all(isinstance(plots.value(results, field, v), bool) for v in swept):
         return blocks
     file = folder / f"{field}.svg"
     plots.draw_sweep(results, field, file)
+    measured = ", ".join(
+        wording.heading(measure) for measure in wording.by_measure(results, 1)
+    )
     caption = (
-        f"Top-1 on the test split against {plots.axis_label(field)}: mean and standard "
-        "deviation over seeds; dots are runs."
+        f"{measured} on the test split against {plots.axis_label(field)}: mean and "
+        "standard deviation over seeds; dots are runs."
     )
     return [*blocks, Figure(file, caption)]
 
@@ -231,11 +240,11 @@ def _chosen(results: Results, field: str, swept: Sequence[Variant]) -> Table:
             other = results.plan.counterpart(best, against)
             if other is not None and against != network:
                 judged = (
-                    _judged(results.difference(best, against, t)) for t in _all(results)
+                    wording.difference(results, best, against, t)
+                    for t in results.judged
                 )
                 rows.append([name, against, *judged])
-    columns = ["chosen on validation", "against", *results.tasks, "all tasks right"]
-    return Table(columns, rows)
+    return Table(["chosen on validation", "against", *wording.columns(results)], rows)
 
 
 def _learned(
@@ -251,21 +260,3 @@ def _learned(
         )
         blocks.append(Figure(file, caption))
     return [Heading("Learned cross weights"), *blocks] if blocks else []
-
-
-def _spread(values: np.ndarray) -> str:
-    mean, deviation = statistics.spread(values)
-    if math.isnan(mean):
-        return "–"
-    text = f"{mean:.2f}" if math.isnan(deviation) else f"{mean:.2f} ± {deviation:.2f}"
-    return text.replace("-", "−")
-
-
-def _judged(difference: Difference) -> str:
-    """Returns a difference, its interval, and what may be said of it."""
-    if math.isnan(difference.mean):
-        return "–"
-    if math.isnan(difference.low):
-        return f"{difference.mean:+.2f} (too few seeds)".replace("-", "−")
-    numbers = f"{difference.mean:+.2f} [{difference.low:+.2f}, {difference.high:+.2f}]"
-    return f"{difference.verdict}: {numbers}".replace("-", "−")

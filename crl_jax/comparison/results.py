@@ -8,18 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
+from crl_jax import metrics
 from crl_jax.comparison import statistics
 from crl_jax.comparison.plan import BASELINE, Plan, Variant
 from crl_jax.comparison.runs import Outcome
 from crl_jax.comparison.statistics import Difference
-from crl_jax.metrics import JOINT
-
-_NUMBERS = ("top1", "top5", "mean_class", "loss")
-COLUMNS = (
-    *("network", "field", "value", "seed", "task", "examples"),
-    *_NUMBERS,
-    *("val_top1", "step", "folder"),
-)
+from crl_jax.kinds import Kinds, Measure
 
 
 @dataclass(frozen=True)
@@ -28,16 +22,16 @@ class Results:
 
     Attributes:
       plan: what was trained.
-      tasks: in their order.
+      kinds: of the tasks, in their order.
       outcomes: `{variant: its runs, by seed}`.
     """
 
     plan: Plan
-    tasks: Sequence[str]
+    kinds: Kinds
     outcomes: Mapping[Variant, Sequence[Outcome]]
 
     @classmethod
-    def of(cls, plan: Plan, outcomes: Sequence[Outcome]) -> "Results":
+    def of(cls, plan: Plan, kinds: Kinds, outcomes: Sequence[Outcome]) -> "Results":
         """Sorts outcomes by their variants."""
         by_variant = {
             variant: sorted(
@@ -45,20 +39,44 @@ class Results:
             )
             for variant in plan.configs
         }
-        return cls(plan, list(outcomes[0].val), by_variant)
+        return cls(plan, kinds, by_variant)
 
-    def test(self, variant: Variant, task: str, number: str = "top1") -> np.ndarray:
-        """Returns a number of the test split, `[N]`; the task can be `JOINT` too."""
-        return np.array([o.test[task][number] for o in self.outcomes[variant]])
+    @property
+    def judged(self) -> dict[str, Measure]:
+        """The first measure of each task, and of all tasks together if there is one."""
+        return {task: of[0] for task, of in metrics.measures(self.kinds).items()}
+
+    def decimals(self, task: str) -> int:
+        """Returns how many decimals tell numbers of a task, or of `JOINT`, apart."""
+        return self.kinds[task].decimals if task in self.kinds else 2
+
+    def test(
+        self, variant: Variant, task: str, measure: Measure | None = None
+    ) -> np.ndarray:
+        """Returns a measure of the test split, `[N]`, a share in percent.
+
+        Args:
+          variant: of the comparison.
+          task: or `JOINT`.
+          measure: of the task; None: its first one.
+        """
+        measure = measure or self.judged[task]
+        scale = 100 if measure.is_share else 1
+        outcomes = self.outcomes[variant]
+        return scale * np.array([o.test[task][measure.name] for o in outcomes])
 
     def val(self, variant: Variant) -> np.ndarray:
-        """Returns the mean over tasks of the top-1 on the validation split, `[N]`."""
-        return np.array(
-            [np.nanmean(list(o.val.values())) for o in self.outcomes[variant]]
+        """Returns the tasks' mean goodness on the validation split, `[N]`."""
+        return np.array([self._goodness(o.val) for o in self.outcomes[variant]])
+
+    def _goodness(self, val: Mapping[str, float]) -> float:
+        kinds = self.kinds.items()
+        return float(
+            np.nanmean([k.goodness({k.measures[0].name: val[t]}) for t, k in kinds])
         )
 
     def difference(self, variant: Variant, network: str, task: str) -> Difference:
-        """Returns by how many percentage points top-1 is above another network's.
+        """Returns by how much a task's measure, as `test` has it, is above another's.
 
         It is paired by seeds; the other network is taken in the variant's setting.
 
@@ -69,7 +87,9 @@ class Results:
         if other is None:
             raise KeyError(network)
         return statistics.paired_difference(
-            100 * self.test(variant, task), 100 * self.test(other, task)
+            self.test(variant, task),
+            self.test(other, task),
+            self.judged[task].higher_is_better,
         )
 
     def gain(self, variant: Variant) -> np.ndarray:
@@ -79,29 +99,43 @@ class Results:
           UserError: the baseline is missing.
         """
         baseline = self.plan.counterpart(variant, BASELINE)
-        there = {} if baseline is None else self._all_top1(baseline)
-        return statistics.multitask_gain(self._all_top1(variant), there)
+        there = {} if baseline is None else self._measured(baseline)
+        lower = [task for task, of in self.judged.items() if not of.higher_is_better]
+        return statistics.multitask_gain(self._measured(variant), there, lower)
 
-    def _all_top1(self, variant: Variant) -> dict[str, np.ndarray]:
-        return {task: self.test(variant, task) for task in self.tasks}
+    def _measured(self, variant: Variant) -> dict[str, np.ndarray]:
+        return {task: self.test(variant, task) for task in self.kinds}
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns of `rows`: what was run, its measures, and where it lies."""
+        names = [m.name for kind in self.kinds.values() for m in kind.measures]
+        firsts = [f"val_{kind.measures[0].name}" for kind in self.kinds.values()]
+        return [
+            *("network", "field", "value", "seed", "task", "examples"),
+            *dict.fromkeys([*names, "loss"]),
+            *dict.fromkeys(firsts),
+            *("step", "folder"),
+        ]
 
     def rows(self) -> Iterator[dict[str, object]]:
-        """Yields a row a run and task, with the columns `COLUMNS`."""
+        """Yields a row a run and task; what a kind does not have is left out."""
         for variant, outcomes in self.outcomes.items():
             for outcome in outcomes:
-                for task in (*self.tasks, JOINT):
-                    numbers = outcome.test[task]
+                for task, measure in self.judged.items():
+                    numbers = dict(outcome.test[task])
+                    count = numbers.pop("count")
                     yield {
                         "network": variant.network,
                         "field": variant.field,
                         "value": "" if variant.value is None else variant.value,
                         "seed": outcome.seed,
                         "task": task,
-                        "examples": numbers["count"],
-                        "val_top1": _cell(outcome.val.get(task, math.nan)),
+                        "examples": count,
+                        f"val_{measure.name}": _cell(outcome.val.get(task, math.nan)),
                         "step": outcome.step,
                         "folder": "/".join(outcome.folder.parts[-2:]),
-                    } | {n: _cell(numbers.get(n, math.nan)) for n in _NUMBERS}
+                    } | {name: _cell(value) for name, value in numbers.items()}
 
 
 def _cell(value: float) -> float | str:
@@ -112,7 +146,7 @@ def write_csv(results: Results, path: Path) -> None:
     """Writes a row a run and task; an empty cell is a number that does not exist."""
     partial = path.with_suffix(".partial")
     with partial.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS)
+        writer = csv.DictWriter(file, results.columns, restval="")
         writer.writeheader()
         writer.writerows(results.rows())
     partial.replace(path)

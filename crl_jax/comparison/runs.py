@@ -32,7 +32,8 @@ class Outcome:
       seed: of the run.
       folder: of the run.
       step: of its best checkpoint, which the validation split chose.
-      val: `{task: top-1}` of that checkpoint on the validation split.
+      val: `{task: first measure of its kind}` of that checkpoint on the validation
+        split.
       test: its accuracies on the test split, as `metrics.means` has them.
     """
 
@@ -56,15 +57,18 @@ def plan_runs(plan: Plan, directory: Path) -> list[PlannedRun]:
     for variant, config in plan.configs.items():
         data = source.find_source(config)
         data.check(config)
-        config = config_check.with_tasks(config, data.num_classes)
-        models.build(config, data.num_classes)
+        config = config_check.with_tasks(config, data.widths)
+        models.build(config, data.widths)
         for seed in plan.seeds_of(variant):
             seeded = networks.with_settings(config, {"train.seed": seed})
-            run = workdir.Run(seeded, data.classes, data.identity)
+            run = workdir.Run(seeded, data.kinds, data.identity)
             folder = directory / variant.folder / f"seed{seed}"
             workdir.check_free(folder, run)
             planned.append(PlannedRun(variant, seed, folder, run))
-    tasks = {tuple(run.run.classes) for run in planned}
+    tasks = {
+        tuple((task, kind.name) for task, kind in run.run.kinds.items())
+        for run in planned
+    }
     if len(tasks) > 1:
         raise UserError(
             "The sweep changes the tasks: compare networks for the same tasks."
@@ -104,5 +108,8 @@ def read_outcome(run: PlannedRun) -> Outcome:
             f"{log} lacks the validation at step {step}: delete {run.folder}, and the "
             "same command trains it again."
         )
-    val = {t: float(chosen[-1][f"{t}_top1"] or "nan") for t in run.run.classes}
+    val = {
+        task: float(chosen[-1][f"{task}_{kind.measures[0].name}"] or "nan")
+        for task, kind in run.run.kinds.items()
+    }
     return Outcome(run.variant, run.seed, run.folder, step, val, test)

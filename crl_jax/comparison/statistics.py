@@ -1,7 +1,7 @@
 """What several seeds say: spread, paired differences, and the multitask gain."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,17 +21,19 @@ class Difference:
     Attributes:
       mean: of the differences.
       low, high: ends of the interval; NaN with fewer than `MIN_SEEDS` seeds.
+      higher_is_better: of what differs.
     """
 
     mean: float
     low: float
     high: float
+    higher_is_better: bool = True
 
     @property
     def verdict(self) -> str:
         """What may be said: `better`, `worse`, or that no difference was seen."""
         if self.low > 0 or self.high < 0:
-            return "better" if self.mean > 0 else "worse"
+            return "better" if (self.mean > 0) == self.higher_is_better else "worse"
         return "no difference seen"
 
 
@@ -44,7 +46,9 @@ def spread(values: np.ndarray) -> tuple[float, float]:
     return float(np.mean(values)), float(deviation)
 
 
-def paired_difference(values: np.ndarray, others: np.ndarray) -> Difference:
+def paired_difference(
+    values: np.ndarray, others: np.ndarray, higher_is_better: bool = True
+) -> Difference:
     """Returns the mean of `values - others` and its bootstrap interval.
 
     Seeds are drawn with replacement, and the percentiles of the means are taken. With N
@@ -56,17 +60,18 @@ def paired_difference(values: np.ndarray, others: np.ndarray) -> Difference:
     Args:
       values: `[N]`, one a seed.
       others: `[N]`, of the same seeds.
+      higher_is_better: of the values.
     """
     differences = np.asarray(values, np.float64) - np.asarray(others, np.float64)
     mean, count = float(np.mean(differences)), len(differences)
     if count < MIN_SEEDS:
-        return Difference(mean, math.nan, math.nan)
+        return Difference(mean, math.nan, math.nan, higher_is_better)
     rng = np.random.default_rng(0)
     draws = rng.integers(count, size=(RESAMPLES, count))
     means = np.mean(differences[draws], axis=1)
     tails = np.array([(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     low, high = mean + widening(count) * (np.quantile(means, tails) - mean)
-    return Difference(mean, float(low), float(high))
+    return Difference(mean, float(low), float(high), higher_is_better)
 
 
 def widening(count: int) -> float:
@@ -77,31 +82,36 @@ def widening(count: int) -> float:
 
 
 def multitask_gain(
-    top1: Mapping[str, np.ndarray], baseline: Mapping[str, np.ndarray]
+    measured: Mapping[str, np.ndarray],
+    baseline: Mapping[str, np.ndarray],
+    lower_is_better: Collection[str] = (),
 ) -> np.ndarray:
     """Returns the multitask gain of each seed, in percent; above 0 is better.
 
-    `mean over tasks of 100 (a[t] - b[t]) / b[t]`, where a is the top-1 of the network
-    and b that of a network a task (Maninis et al. 2019, equation 4).
+    `mean over tasks of (-1)^l[t] 100 (a[t] - b[t]) / b[t]`, where a is the measure of
+    the network, such as top-1, b that of a network a task, and l is 1 where lower is
+    better, else 0 (Maninis et al. 2019, equation 4).
 
     Args:
-      top1: `{task: [N]}`.
+      measured: `{task: [N]}`.
       baseline: `{task: [N]}`, of the same seeds.
+      lower_is_better: tasks of which it is.
 
     Returns:
-      `[N]`; NaN where the baseline is never right, so that there is nothing to divide
+      `[N]`; NaN where the baseline's measure is 0, so that there is nothing to divide
       by.
 
     Raises:
       UserError: the baseline lacks a task.
     """
-    for task in top1:
+    for task in measured:
         if task not in baseline:
             raise UserError(
                 f"The multitask gain needs a baseline for {task}, and there is none."
             )
     gains = []
-    for task, values in top1.items():
+    for task, values in measured.items():
         divisor = np.where(baseline[task] > 0, baseline[task], np.nan)
-        gains.append(100 * (values - divisor) / divisor)
+        sign = -1 if task in lower_is_better else 1
+        gains.append(sign * 100 * (values - divisor) / divisor)
     return np.mean(gains, axis=0)

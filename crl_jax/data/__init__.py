@@ -2,6 +2,7 @@
 
 from typing import Any
 
-# {"image": [B, H, W, 3] uint8, "labels": {task: [B] int32}, "file": [B] bytes}; a label
-# of -1 is missing. Names of files stay on the host.
+# {"image": [B, H, W, 3] uint8, "labels": {task: [B] or [B, K]}, "file": [B] bytes}.
+# The kind of a task says what its labels are and which is missing: of a categorical one
+# int32, -1 if it is missing. Names of files stay on the host.
 Batch = dict[str, Any]

@@ -11,11 +11,14 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from ml_collections import ConfigDict
+
 from crl_jax.data import beam, parts, pictures, refused
+from crl_jax.data.features import FEATURES
 from crl_jax.data.manifest import SPLITS, Manifest, read_manifest
 from crl_jax.data.quiet import quiet_preparation, tf, tfds
 from crl_jax.errors import UserError
@@ -48,7 +51,7 @@ class ManifestBuilder(LocalBuilder, skip_registration=True):  # type: ignore[cal
     """The pictures of a manifest as examples `{image, file, <task>: label, ...}`.
 
     `image` holds the bytes of `pictures.encode`, `file` the path in the manifest; a
-    label is int64, -1 where it is missing. Pictures that cannot be decoded are left
+    label is as `columns.stored` has it. Pictures that cannot be decoded are left
     out and listed in `refused.csv` beside the shards.
     """
 
@@ -56,7 +59,7 @@ class ManifestBuilder(LocalBuilder, skip_registration=True):  # type: ignore[cal
     VERSION = tfds.core.Version("1.0.0")
 
     def _info(self) -> tfds.core.DatasetInfo:
-        tasks = self.builder_config.manifest.tasks
+        kinds = self.builder_config.manifest.kinds
         return tfds.core.DatasetInfo(
             builder=self,
             features=tfds.features.FeaturesDict(
@@ -64,7 +67,7 @@ class ManifestBuilder(LocalBuilder, skip_registration=True):  # type: ignore[cal
                     "image": tfds.features.Image(shape=(None, None, 3)),
                     "file": tfds.features.Text(),
                 }
-                | {t: tfds.features.ClassLabel(names=n) for t, n in tasks.items()}
+                | {task: FEATURES[kind.name].make(kind) for task, kind in kinds.items()}
             ),
         )
 
@@ -188,7 +191,10 @@ class _Examples:
 
 
 def find_shards(
-    path: str | os.PathLike[str], data_dir: str | None = None, resize: int = 0
+    path: str | os.PathLike[str],
+    data_dir: str | None = None,
+    resize: int = 0,
+    tasks: Mapping[str, ConfigDict] | None = None,
 ) -> ManifestBuilder:
     """Returns the data set of a manifest, whether its shards are written or not.
 
@@ -198,11 +204,12 @@ def find_shards(
       path: of the CSV.
       data_dir: where TFDS keeps data sets; None means its default folder.
       resize: see `pictures.encode`.
+      tasks: see `read_manifest`.
 
     Raises:
       UserError: a mistake in the manifest.
     """
-    manifest = read_manifest(path)
+    manifest = read_manifest(path, tasks)
     stem = re.sub(r"[^A-Za-z0-9]+", "_", manifest.path.stem)[:50]
     name = f"{stem}-{manifest.fingerprint}" + (f"-{resize}px" if resize else "")
     config = ManifestConfig(name=name, manifest=manifest, resize=resize)

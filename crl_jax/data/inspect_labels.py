@@ -6,17 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from crl_jax.data.labels import SplitLabels
-from crl_jax.data.manifest import first_few
-
-
-def class_counts(labels: np.ndarray, num_classes: int) -> np.ndarray:
-    """Returns the number of examples of each class, `[K]`.
-
-    Args:
-      labels: `[N]`, -1 where the label is missing.
-      num_classes: K.
-    """
-    return np.bincount(labels[labels >= 0], minlength=num_classes)
+from crl_jax.data.table import first_few
+from crl_jax.kinds import Kind, Kinds, Regression, categorical_classes
 
 
 def pair_counts(
@@ -41,32 +32,35 @@ def _pairs(a: np.ndarray, b: np.ndarray, *, b_classes: int) -> np.ndarray:
 
 def find_problems(
     splits: Mapping[str, SplitLabels],
-    classes: Mapping[str, Sequence[str]],
+    kinds: Kinds,
     few: int,
 ) -> list[str]:
     """Returns what is wrong with the data: a line each, with what to do.
 
     Args:
       splits: `train` and which of `val` and `test` there are.
-      classes: `{task: class names}`.
+      kinds: of the tasks.
       few: a class with fewer training pictures than this is a problem.
     """
     problems: list[str] = []
-    for task, names in classes.items():
-        problems += _rare_classes(splits, task, names, few)
+    for task, kind in kinds.items():
+        problems += _rare_classes(splits, task, kind, few)
+        problems += _one_number(splits["train"], task, kind)
     for a, b in itertools.combinations(splits, 2):
         problems += _shared_pictures(splits, a, b)
-    for task, names in classes.items():
-        problems += _contradictions(splits["train"], task, names)
+    for task, kind in kinds.items():
+        problems += _contradictions(splits["train"], task, kind)
+    classes = categorical_classes(kinds)
     for a, b in itertools.combinations(classes, 2):
         problems += _new_pairs(splits, classes, a, b)
     return problems
 
 
 def _rare_classes(
-    splits: Mapping[str, SplitLabels], task: str, names: Sequence[str], few: int
+    splits: Mapping[str, SplitLabels], task: str, kind: Kind, few: int
 ) -> Iterator[str]:
-    counts = {s: class_counts(of.labels[task], len(names)) for s, of in splits.items()}
+    names = kind.names
+    counts = {s: kind.class_counts(of.labels[task]) for s, of in splits.items()}
     train, total = counts["train"], np.sum(list(counts.values()), axis=0)
     never = np.flatnonzero(total == 0).tolist()
     if never:
@@ -92,6 +86,16 @@ def _rare_classes(
         )
 
 
+def _one_number(train: SplitLabels, task: str, kind: Kind) -> Iterator[str]:
+    labels = train.labels[task]
+    known = labels[kind.is_labelled(labels)]
+    if isinstance(kind, Regression) and len(known) and not np.ptp(known):
+        yield (
+            f"{task}: all training pictures have the number "
+            f"{kind.label_text(known[0])}. There is nothing to learn: drop the task."
+        )
+
+
 def _shared_pictures(
     splits: Mapping[str, SplitLabels], a: str, b: str
 ) -> Iterator[str]:
@@ -109,21 +113,24 @@ def _shared_pictures(
         )
 
 
-def _contradictions(
-    train: SplitLabels, task: str, names: Sequence[str]
-) -> Iterator[str]:
+def _contradictions(train: SplitLabels, task: str, kind: Kind) -> Iterator[str]:
     labels, pictures = train.labels[task], train.pictures
-    known = np.flatnonzero(labels >= 0)
-    known = known[np.lexsort((labels[known], pictures[known]))]
+    known = np.flatnonzero(kind.is_labelled(labels))
+    numbers = np.full(len(labels), -1)  # of the different labels
+    if len(known):
+        numbers[known] = np.unique(labels[known], axis=0, return_inverse=True)[1]
+    known = known[np.lexsort((numbers[known], pictures[known]))]
     # Identical pictures now follow each other, in the order of their labels.
     a, b = known[:-1], known[1:]
-    differ = (pictures[a] == pictures[b]) & (labels[a] != labels[b])
+    differ = (pictures[a] == pictures[b]) & (numbers[a] != numbers[b])
     pairs = sorted(zip(a[differ], b[differ], strict=True))
     if pairs:
         count = len({pictures[i] for i, _ in pairs})
 
         def describe(pair: tuple[int, int]) -> str:
-            return " = ".join(f"{train.files[i]} {names[labels[i]]}" for i in pair)
+            return " = ".join(
+                f"{train.files[i]} {kind.label_text(labels[i])}" for i in pair
+            )
 
         yield (
             f"{task}: identical training pictures with different labels: {count:,} "

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from crl_jax.kinds import Kinds
+
 # All lengths are in pixels.
 MARGIN = 16
 LINE = 17  # height of a line of text
@@ -111,23 +113,23 @@ def draw_cells(counts: np.ndarray) -> Image.Image:
 def draw_page(
     images: np.ndarray,
     labels: Mapping[str, np.ndarray],
-    classes: Mapping[str, Sequence[str]],
+    kinds: Kinds,
     title: str,
 ) -> Image.Image:
-    """Draws examples in rows of `COLUMNS`, the class names of each beneath it.
+    """Draws examples in rows of `COLUMNS`, the labels of each beneath it.
 
     Small pictures are enlarged by a whole number, so that every pixel can be seen.
 
     Args:
       images: `[B, H, W, 3]` uint8.
-      labels: `{task: [B]}`, -1 where missing.
-      classes: `{task: class names}`.
+      labels: `{task: of B examples}`.
+      kinds: of the tasks.
       title: a line above the examples.
     """
     scale = math.ceil(_MIN_TILE / images.shape[2])
     images = images.repeat(scale, axis=1).repeat(scale, axis=2)
     height, width = images.shape[1:3]
-    line = height + 6 + len(classes) * LINE + GAP
+    line = height + 6 + len(kinds) * LINE + GAP
     columns, rows = min(COLUMNS, len(images)), math.ceil(len(images) / COLUMNS)
     size = (
         max(2 * MARGIN + columns * (width + GAP) - GAP, _MIN_WIDTH),
@@ -140,9 +142,9 @@ def draw_page(
         x = MARGIN + i % COLUMNS * (width + GAP)
         y = MARGIN + 2 * LINE + i // COLUMNS * line
         page.paste(Image.fromarray(image), (x, y))
-        for j, (task, names) in enumerate(classes.items()):
-            label = labels[task][i]
-            text, colour = (names[label], _INK) if label >= 0 else (f"no {task}", _PALE)
+        for j, (task, kind) in enumerate(kinds.items()):
+            label = kind.label_text(labels[task][i])
+            text, colour = (label, _INK) if label else (f"no {task}", _PALE)
             place = (x, y + height + 4 + j * LINE)
             _write(draw, place, _fit(text, width), colour=colour)
     return page

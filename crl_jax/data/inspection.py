@@ -4,7 +4,7 @@ import csv
 import itertools
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +13,13 @@ from ml_collections import ConfigDict
 from crl_jax import config_check
 from crl_jax.data import Batch, inspect_pictures, stream
 from crl_jax.data.inspect_labels import (
-    class_counts,
     find_problems,
     pair_counts,
 )
 from crl_jax.data.labels import SplitLabels, read_split
 from crl_jax.data.source import Source, find_source
 from crl_jax.errors import UserError
+from crl_jax.kinds import Kind, Kinds, categorical_classes
 from crl_jax.terminal import console, print_table
 
 MAX_GRID = 200  # classes of a task whose grid can still be read
@@ -29,7 +29,6 @@ _SMALLEST = 5  # classes to name
 _WARM_UP = 5  # batches
 
 Splits = Mapping[str, SplitLabels]
-Classes = Mapping[str, Sequence[str]]
 
 
 def inspect(config: ConfigDict, out: Path, few: int, seconds: float) -> None:
@@ -54,16 +53,16 @@ def inspect(config: ConfigDict, out: Path, few: int, seconds: float) -> None:
     source.check(config)
     source = source.prepared()
     source.check(config)
-    config = config_check.with_tasks(config, source.num_classes)
+    config = config_check.with_tasks(config, source.widths)
     try:
         out.mkdir(parents=True, exist_ok=True)
         splits = _read_splits(source, config)
-        for task, names in source.classes.items():
-            _print_task(task, names, splits)
-        _write_counts(out / "counts.csv", splits, source.classes)
-        _draw_grids(out, splits["train"], source.classes)
+        for task, kind in source.kinds.items():
+            _print_task(task, kind, splits)
+        _write_counts(out / "counts.csv", splits, source.kinds)
+        _draw_grids(out, splits["train"], source.kinds)
         batches = stream.train_batches(source, config, first_step=0)
-        _draw_page(out / "examples.png", batches, source.classes, config)
+        _draw_page(out / "examples.png", batches, source.kinds, config)
     except OSError as error:
         raise UserError(
             f"{error.filename or out}: {error.strerror}. Mend this, and run again."
@@ -73,7 +72,7 @@ def inspect(config: ConfigDict, out: Path, few: int, seconds: float) -> None:
         f"Stream alone: {speed:,.0f} images/s ({config.data.image_size} px, batches of "
         f"{config.data.batch_size}). A training near this speed waits for its pictures."
     )
-    problems = find_problems(splits, source.classes, few)
+    problems = find_problems(splits, source.kinds, few)
     for problem in problems:
         _say(f"warning: {problem}")
     if not problems:
@@ -107,45 +106,46 @@ def _read_splits(source: Source, config: ConfigDict) -> dict[str, SplitLabels]:
     return splits
 
 
-def _print_task(task: str, names: Sequence[str], splits: Splits) -> None:
-    labels = [split.labels[task] for split in splits.values()]
-    counts = [class_counts(of, len(names)) for of in labels]
-    labelled = [of.sum() for of in counts]
-    missing = [len(of) - n for of, n in zip(labels, labelled, strict=True)]
-    rows = {
-        "labelled pictures": labelled,
-        "missing labels": missing,
-        "smallest class": [of.min() for of in counts],
-        "median class": [np.median(of) for of in counts],
-        "largest class": [of.max() for of in counts],
-    }
+def _print_task(task: str, kind: Kind, splits: Splits) -> None:
+    columns = []
+    for split in splits.values():
+        labels = split.labels[task]
+        labelled = int(np.sum(kind.is_labelled(labels)))
+        numbers = {
+            "labelled pictures": f"{labelled:,}",
+            "missing labels": f"{len(labels) - labelled:,}",
+        }
+        columns.append(numbers | kind.label_summary(labels))
     print_table(
-        f"{task}: {len(names):,} classes",
+        f"{task}: {kind.size}{' classes' if kind.names else ''}",
         ["", *splits],
-        [[name, *(f"{n:,.0f}" for n in row)] for name, row in rows.items()],
+        [[name, *(column[name] for column in columns)] for name in columns[0]],
     )
-    fewest = np.argsort(counts[0], kind="stable")[:_SMALLEST]
-    smallest = ", ".join(f"{names[k]} {counts[0][k]:,}" for k in fewest)
-    _say(f"Smallest in train: {smallest}.\n")
+    if kind.names:
+        counts = kind.class_counts(splits["train"].labels[task])
+        fewest = np.argsort(counts, kind="stable")[:_SMALLEST]
+        smallest = ", ".join(f"{kind.names[k]} {counts[k]:,}" for k in fewest)
+        _say(f"Smallest in train: {smallest}.\n")
 
 
-def _write_counts(path: Path, splits: Splits, classes: Classes) -> None:
+def _write_counts(path: Path, splits: Splits, kinds: Kinds) -> None:
     """Writes a row a class; the cell of a split that does not exist stays empty."""
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, ("task", "class", "train", "val", "test"))
         writer.writeheader()
-        for task, names in classes.items():
+        for task, kind in kinds.items():
             counts = {
-                name: class_counts(split.labels[task], len(names))
+                name: kind.class_counts(split.labels[task])
                 for name, split in splits.items()
             }
-            for k, name in enumerate(names):
+            for k, name in enumerate(kind.names):
                 of_class = {split: n[k] for split, n in counts.items()}
                 writer.writerow({"task": task, "class": name} | of_class)
     _say(f"Wrote {path}")
 
 
-def _draw_grids(out: Path, train: SplitLabels, classes: Classes) -> None:
+def _draw_grids(out: Path, train: SplitLabels, kinds: Kinds) -> None:
+    classes = categorical_classes(kinds)
     large = [task for task, names in classes.items() if len(names) > MAX_GRID]
     for pair in itertools.combinations(filter(lambda t: t not in large, classes), 2):
         of_pair = {task: classes[task] for task in pair}
@@ -160,7 +160,7 @@ def _draw_grids(out: Path, train: SplitLabels, classes: Classes) -> None:
 def _draw_page(
     path: Path,
     batches: Iterator[Batch],
-    classes: Classes,
+    kinds: Kinds,
     config: ConfigDict,
 ) -> None:
     """Draws the first examples of a stream."""
@@ -168,13 +168,13 @@ def _draw_page(
     images = np.concatenate([batch["image"] for batch in few])[:PAGE]
     labels = {
         task: np.concatenate([batch["labels"][task] for batch in few])[:PAGE]
-        for task in classes
+        for task in kinds
     }
     title = (
         f"The first training pictures of seed {config.train.seed}, as the network sees "
-        f"them; beneath: {', '.join(classes)}"
+        f"them; beneath: {', '.join(kinds)}"
     )
-    inspect_pictures.draw_page(images, labels, classes, title).save(path)
+    inspect_pictures.draw_page(images, labels, kinds, title).save(path)
     _say(f"Wrote {path}")
 
 

@@ -11,12 +11,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from crl_jax.data.features import FEATURES
 from crl_jax.data.quiet import tf, tfds
 from crl_jax.data.records import Records
 from crl_jax.data.source import Source
+from crl_jax.kinds import categorical_classes
 
 Columns = dict[str, np.ndarray]  # {feature: [N]}
 
@@ -28,7 +31,7 @@ class SplitLabels:
     """What the N examples of a split are, without their pixels.
 
     Attributes:
-      labels: `{task: [N] int64}`, -1 where the label is missing.
+      labels: of N pictures, for each task as its kind has them.
       pictures: `[N]` uint64, a hash of the bytes of each picture. Among 400,000
         different ones, two agree with a probability of 4e-9.
       files: `[N]` name of each picture, or its number in the split if it has none.
@@ -40,7 +43,7 @@ class SplitLabels:
 
 
 def read_labels(source: Source, split: str) -> dict[str, np.ndarray]:
-    """Returns the labels of a split, `{task: [N] int64}`, -1 where one is missing.
+    """Returns the labels of a split's N examples, for each task as its kind has them.
 
     To find them costs reading all shards once; then they are kept beside the shards.
 
@@ -63,13 +66,13 @@ def read_labels(source: Source, split: str) -> dict[str, np.ndarray]:
 
 
 def _read_kept(path: Path, names: Iterable[str], size: int) -> Columns | None:
-    """Returns kept columns with these names, `[size]` each; None if there are none."""
+    """Returns kept columns with these names and size; None if there are none."""
     try:
         with path.open("rb") as file, np.load(file) as kept:
             columns = {name: kept[name] for name in names}
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
-    whole = all(column.shape == (size,) for column in columns.values())
+    whole = all(len(column) == size for column in columns.values())
     return columns if whole else None
 
 
@@ -115,8 +118,8 @@ def read_split(source: Source, split: str) -> SplitLabels:
 def combinations(source: Source, split: str) -> np.ndarray:
     """Returns the label combinations among the examples that have all labels.
 
-    Of a manifest they are read from the list itself, where a part of a split such as
-    `train[:90%]` counts as the whole of it.
+    These are of the T categorical tasks. Of a manifest they are read from the list
+    itself, where a part of a split such as `train[:90%]` counts as the whole of it.
 
     Args:
       source: prepared data.
@@ -131,12 +134,18 @@ def combinations(source: Source, split: str) -> np.ndarray:
         names = set(re.findall(r"[a-z]+", split))
         rows = np.isin(source.manifest.splits, list(names))
         labels = {task: of[rows] for task, of in source.manifest.labels.items()}
-    table = np.stack([labels[task] for task in source.classes], axis=1)
+    tasks = categorical_classes(source.kinds)
+    if not tasks:
+        return np.empty((0, 0), np.int64)
+    table = np.stack([labels[task] for task in tasks], axis=1)
     return np.unique(table[np.all(table >= 0, axis=1)], axis=0).astype(np.int64)
 
 
-def _label_spec(source: Source) -> dict[str, tf.io.FixedLenFeature]:
-    return {f: tf.io.FixedLenFeature((), tf.int64) for f in source.labels.values()}
+def _label_spec(source: Source) -> dict[str, Any]:
+    return {
+        feature: FEATURES[source.kinds[task].name].parsing
+        for task, feature in source.labels.items()
+    }
 
 
 def _labels(source: Source, columns: Columns) -> dict[str, np.ndarray]:
@@ -146,7 +155,7 @@ def _labels(source: Source, columns: Columns) -> dict[str, np.ndarray]:
 def _columns(
     source: Source,
     split: str,
-    spec: Mapping[str, tf.io.FixedLenFeature],
+    spec: Mapping[str, Any],
     shrink: Callable[[Columns], Columns] = lambda columns: columns,
 ) -> Columns:
     """Reads some features of all examples of a split, on all cores.
@@ -162,6 +171,9 @@ def _columns(
     def read(first: int) -> Columns:
         numbers = range(first, min(first + _CHUNK, len(records)))
         parsed = tf.io.parse_example(records.read(numbers), spec)
+        for task, feature in source.labels.items():
+            kind = source.kinds[task]
+            parsed[feature] = FEATURES[kind.name].to_label(kind, parsed[feature])
         return shrink({name: column.numpy() for name, column in parsed.items()})
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:

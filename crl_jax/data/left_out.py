@@ -9,8 +9,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from crl_jax.data.manifest import first_few
 from crl_jax.data.quiet import no_stderr, tf
+from crl_jax.data.table import first_few
 from crl_jax.errors import UserError
 from crl_jax.terminal import console
 

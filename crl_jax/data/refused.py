@@ -10,7 +10,8 @@ from typing import NoReturn
 
 import numpy as np
 
-from crl_jax.data.manifest import Manifest, first_few
+from crl_jax.data.manifest import Manifest
+from crl_jax.data.table import first_few
 from crl_jax.errors import UserError
 
 MAX_SHARE = 0.05  # of the pictures
@@ -53,11 +54,13 @@ def check_classes(manifest: Manifest, refused: Mapping[int, str]) -> None:
     good = np.ones(len(manifest.files), bool)
     good[list(refused)] = False
     train = np.array(manifest.splits) == "train"
-    for task, labels in manifest.labels.items():
-        lost = np.setdiff1d(labels[good & ~train], labels[good & train])
-        for label in lost[lost >= 0]:
-            rows = np.flatnonzero(train & (labels == label)).tolist()
-            name = manifest.tasks[task][label]
+    for task, kind in manifest.kinds.items():
+        labels = manifest.labels[task]
+        kept = kind.class_counts(labels[good & train]) > 0
+        lost = (kind.class_counts(labels[good & ~train]) > 0) & ~kept
+        for label in np.flatnonzero(lost).tolist():
+            rows = np.flatnonzero(train & kind.is_of(labels, label)).tolist()
+            name = kind.names[label]
             which = f"all pictures of class {name!r} (column {task!r}) in train"
             mend = "move another picture of the class to train, or empty its cells"
             _fail(manifest, refused, rows, which, mend)

@@ -7,11 +7,22 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from crl_jax.config import default_task
 from crl_jax.data import builder as manifest_builder
 from crl_jax.data import digits
+from crl_jax.data.features import FEATURES
 from crl_jax.data.manifest import Manifest
 from crl_jax.data.quiet import quiet_preparation, tfds
 from crl_jax.errors import UserError
+from crl_jax.kinds import (
+    Categorical,
+    Kind,
+    Kinds,
+    Regression,
+    class_names,
+    class_of,
+    widths,
+)
 
 
 @dataclass(frozen=True)
@@ -20,7 +31,7 @@ class Source:
 
     Attributes:
       builder: of the data set.
-      classes: `{task: class names}` in the order of the labels.
+      kinds: of each task, with its class names in the order of the labels.
       image: name of the feature that holds the picture.
       labels: `{task: name of the feature that holds its label}`.
       identity: a name that other pictures, labels or sizes change.
@@ -28,16 +39,21 @@ class Source:
     """
 
     builder: tfds.core.DatasetBuilder
-    classes: Mapping[str, tuple[str, ...]]
+    kinds: Kinds
     image: str
     labels: Mapping[str, str]
     identity: str
     manifest: Manifest | None = None
 
     @property
-    def num_classes(self) -> dict[str, int]:
-        """Number of classes a task, `{task: K}`."""
-        return {task: len(names) for task, names in self.classes.items()}
+    def classes(self) -> dict[str, tuple[str, ...]]:
+        """`{task: class names}`, of a regression none."""
+        return class_names(self.kinds)
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """Number of outputs a task, `{task: K}`."""
+        return widths(self.kinds)
 
     def prepared(self, beam_options: Any = None) -> "Source":
         """Returns the same data, with its shards written if they were not yet.
@@ -140,23 +156,22 @@ def find_source(config: ConfigDict) -> Source:
     data = config.data
     if data.manifest:
         builder = manifest_builder.find_shards(
-            data.manifest, data.dir or None, data.resize
+            data.manifest, data.dir or None, data.resize, config.tasks
         )
         manifest = builder.builder_config.manifest
-        tasks = manifest.tasks
         size = f", at most {data.resize} px" if data.resize else ""
         return Source(
             builder,
-            classes=tasks,
+            kinds=manifest.kinds,
             image="image",
-            labels={task: task for task in tasks},
+            labels={task: task for task in manifest.kinds},
             identity=f"manifest {manifest.fingerprint}{size}",
             manifest=manifest,
         )
     builder = _tfds_builder(config)
     return Source(
         builder,
-        classes=_classes(builder, dict(data.tasks)),
+        kinds=_kinds(builder, config),
         image=_image_feature(builder),
         labels=dict(data.tasks),
         identity=builder.info.full_name,
@@ -199,25 +214,40 @@ def _one_line(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
-def _classes(
-    builder: tfds.core.DatasetBuilder, labels: Mapping[str, str]
-) -> dict[str, tuple[str, ...]]:
-    """Returns `{task: class names}` from the label features of a TFDS data set."""
-    features = builder.info.features
-    usable = [n for n, f in features.items() if isinstance(f, tfds.features.ClassLabel)]
+def _kinds(builder: tfds.core.DatasetBuilder, config: ConfigDict) -> dict[str, Kind]:
+    """Returns the kinds of the tasks, from the label features of a TFDS data set."""
+    features, labels = builder.info.features, dict(config.data.tasks)
     if not labels:
+        usable = _label_features(features, Categorical)
         raise UserError(
             "config.data.tasks is empty: name the label features that are tasks, such "
-            f"as config.data.tasks.TASK={usable[0] if usable else 'FEATURE'}. "
+            f"as config.data.tasks.TASK={next(iter(usable), 'FEATURE')}. "
             f"{builder.name!r} has: {', '.join(usable)}."
         )
+    found: dict[str, Kind] = {}
     for task, feature in labels.items():
-        if feature not in usable:
+        kind = class_of(config, task)
+        if kind is Regression:
             raise UserError(
-                f"config.data.tasks.{task}={feature!r} is not a class label of "
+                f"config.tasks.{task}.kind=regression needs a manifest, whose column "
+                f"{task!r} holds numbers: TFDS data sets have tasks of classes alone."
+            )
+        usable = _label_features(features, kind)
+        if feature not in usable:
+            what = "a class label" if kind is Categorical else "a list of class labels"
+            raise UserError(
+                f"config.data.tasks.{task}={feature!r} is not {what} of "
                 f"{builder.name!r}; it has: {', '.join(usable)}."
             )
-    return {task: tuple(features[feature].names) for task, feature in labels.items()}
+        settings = config.tasks.get(task, default_task())
+        found[task] = kind.of(settings, usable[feature])
+    return found
+
+
+def _label_features(features: Any, kind: type[Kind]) -> dict[str, tuple[str, ...]]:
+    """Returns the class names of each feature that can be a task of this kind."""
+    names = {name: FEATURES[kind.name].names(f) for name, f in features.items()}
+    return {name: of for name, of in names.items() if of is not None}
 
 
 def _image_feature(builder: tfds.core.DatasetBuilder) -> str:

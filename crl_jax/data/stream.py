@@ -13,6 +13,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from crl_jax.data import Batch, preprocess, sampling
+from crl_jax.data.features import FEATURES
 from crl_jax.data.labels import read_labels
 from crl_jax.data.left_out import LeftOut
 from crl_jax.data.quiet import tf, tfds
@@ -36,8 +37,8 @@ def train_batches(
       first_step: steps that were done before.
 
     Returns:
-      An iterator over `{"image": [B, H, W, 3] uint8, "labels": {task: [B] int32},
-      "file": [B] bytes}`, where a label of -1 is missing.
+      An iterator over `{"image": [B, H, W, 3] uint8, "labels": {task: [B] or [B, K]},
+      "file": [B] bytes}`, with labels as the tasks' kinds have them.
     """
     records = Records(source.split(config.data.train_split))
     seed = config.train.seed
@@ -71,9 +72,8 @@ def eval_batches(source: Source, config: ConfigDict, split: str) -> Iterable[Bat
       split: a TFDS split string.
 
     Returns:
-      Batches `{"image": [B, H, W, 3] uint8, "labels": {task: [B] int32}, "file": [B]
-      bytes}`, which can be iterated over again. The last ones are filled up with
-      examples that have no label and an empty file name.
+      Batches as `train_batches` has them, which can be iterated over again. The last
+      ones are filled up with examples that have no label and an empty file name.
     """
     records = Records(source.split(split))
     share = _share_of_batch(config)
@@ -227,7 +227,10 @@ class _Batches:
         labels = _labels(self._source, features)
         return {
             "image": image,
-            "labels": {t: tf.where(good, label, -1) for t, label in labels.items()},
+            "labels": {
+                task: tf.where(good, label, self._source.kinds[task].missing)
+                for task, label in labels.items()
+            },
             "file": tf.where(good, _name(features, number), ""),
         }
 
@@ -267,4 +270,7 @@ def _name(features: dict[str, tf.Tensor], number: tf.Tensor) -> tf.Tensor:
 
 
 def _labels(source: Source, features: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-    return {t: tf.cast(features[f], tf.int32) for t, f in source.labels.items()}
+    return {
+        task: FEATURES[kind.name].to_label(kind, features[source.labels[task]])
+        for task, kind in source.kinds.items()
+    }

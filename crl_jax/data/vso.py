@@ -25,8 +25,9 @@ it is a hash of <anp>/<url>, whatever number img2dataset gives it: a picture kee
 split when the list grows. Only an ANP with none in train or none in test (a few
 pictures are all in one) has one of its pictures moved.
 
---sentiment=3244ANPs.txt also writes vso.sentiment.csv (anp,sentiment), a file of its
-own because every column of a manifest is a task of classes.
+--sentiment=3244ANPs.txt also writes vso.sentiment.csv (anp,sentiment). With
+--sentiment_column the manifest has it, too, as a task that is to be trained with
+--config.tasks.sentiment.kind=regression.
 """
 
 import collections
@@ -37,7 +38,7 @@ from pathlib import Path
 
 from crl_jax import cli
 from crl_jax.data import vso_names, vso_pictures, vso_rules, vso_urls
-from crl_jax.data.manifest import first_few
+from crl_jax.data.table import first_few
 from crl_jax.data.vso_names import Anp, fold
 from crl_jax.data.vso_pictures import Dropped
 from crl_jax.errors import UserError
@@ -53,6 +54,7 @@ def make_manifest(
     min_nouns: int | None = None,
     nouns_to_exclude: Path | None = None,
     sentiment: Path | None = None,
+    sentiment_column: bool = False,
 ) -> Path:
     """Writes the manifest and the files beside it, and prints what was kept.
 
@@ -64,6 +66,7 @@ def make_manifest(
       min_nouns: of an adjective; None: the paper's 3, or 1 with `anps`.
       nouns_to_exclude: file of nouns.
       sentiment: `3244ANPs.txt`.
+      sentiment_column: whether the manifest has a column of it.
 
     Returns:
       The path of the manifest.
@@ -79,6 +82,8 @@ def make_manifest(
     for flag, value in (("min_images", min_images), ("min_nouns", min_nouns)):
         if value < 1:
             raise UserError(f"--{flag}={value}: give a whole number from 1.")
+    if sentiment_column and not sentiment:
+        raise UserError("--sentiment_column needs --sentiment=3244ANPs.txt.")
     listed = vso_names.read_anps(anps) if anps else {}
     excluded = vso_names.read_nouns(nouns_to_exclude) if nouns_to_exclude else {}
     sentiments = vso_names.read_sentiments(sentiment) if sentiment else {}
@@ -109,15 +114,18 @@ def make_manifest(
         _print(set(folders.values()), dropped, splits)
         _write(aside["dropped"], ("file", "reason"), map(_reason, dropped))
         _check_enough(kept, images)
+        rated = {anp: f"{sentiments[anp]:g}" for anp in kept if anp in sentiments}
+        extra = ("sentiment",) if sentiment_column else ()
         rows = (
             (picture.file, split, anp.noun, anp.adjective, anp.name)
+            + tuple(rated.get(anp, "") for _ in extra)
             for anp, pictures in kept.items()
             for picture, split in zip(pictures, splits[anp], strict=True)
         )
-        _write(out, ("file", "split", "noun", "adjective", "anp"), rows)
+        _write(out, ("file", "split", "noun", "adjective", "anp", *extra), rows)
         if sentiment:
-            rated = [(a.name, f"{sentiments[a]:g}") for a in kept if a in sentiments]
-            _write(aside["sentiment"], ("anp", "sentiment"), rated)
+            pairs = ((anp.name, value) for anp, value in rated.items())
+            _write(aside["sentiment"], ("anp", "sentiment"), pairs)
             _say(f"{len(rated):,} of {len(kept):,} ANPs have a sentiment.")
     except OSError as error:
         raise UserError(
@@ -279,6 +287,8 @@ def main() -> None:
     add("--nouns_to_exclude", type=cli.path, metavar="FILE", help=help_text)
     help_text = "the release's 3244ANPs.txt"
     add("--sentiment", type=cli.path, metavar="FILE", help=help_text)
+    help_text = "write the sentiment into the manifest, too"
+    add("--sentiment_column", action="store_true", help=help_text)
     make_manifest(**vars(cli.read(verb)))
 
 

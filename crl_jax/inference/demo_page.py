@@ -74,7 +74,7 @@ def build(predictor: Predictor, title: str) -> gr.Blocks:
         shown = found[cross]
         if shown.error is not None:
             raise gr.Error(f"This picture {shown.error}.")
-        labels = [dict(shown.top(task)) for task in tasks]
+        labels = [dict(shown.top(task)) or _best(shown, task) for task in tasks]
         return [_text(found, cross, crosses), *labels, *spotlights(path, shown, cross)]
 
     def spotlights(path: str, shown: Prediction, cross: str) -> list[np.ndarray]:
@@ -151,7 +151,7 @@ def _crosses(predictor: Predictor) -> bool:
 
 
 def _description(predictor: Predictor) -> list[Child]:
-    tasks = ", ".join(f"{t} ({len(n):,})" for t, n in predictor.classes.items())
+    tasks = ", ".join(f"{t} ({kind.size})" for t, kind in predictor.kinds.items())
     text = (
         f"One network names for a picture: {tasks}. It answers with these labels for "
         "any picture, also for one of something else. Pictures are not kept."
@@ -177,8 +177,7 @@ def _text(found: dict[str, Prediction], cross: str, crosses: bool) -> str:
 
 
 def _best(prediction: Prediction, task: str) -> str:
-    label, probability = prediction.top(task, 1)[0]
-    return f"{label} {100 * probability:.1f}%"
+    return prediction.kinds[task].brief(prediction.probabilities[task])
 
 
 def _to_html(*elements: Child) -> str:

@@ -2,7 +2,7 @@
 
 Each takes pictures `[B, H, W, 3]` uint8 named `image`, B free and H = W =
 `config.data.image_size`, normalises them itself, and returns the probabilities of each
-task, `[B, K]` float32, under the task's name.
+task, `[B, K]` float32, under the task's name; of a regression its numbers, `[B]`.
 """
 
 import importlib
@@ -18,7 +18,7 @@ import numpy as np
 from flax import traverse_util
 
 from crl_jax.errors import UserError
-from crl_jax.models import MultitaskResNet, layers
+from crl_jax.models import layers
 from crl_jax.trained import Trained
 
 # What JAX's StableHLO programs run on; the same file serves them all.
@@ -26,11 +26,12 @@ _PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 
 
 def _probabilities(
-    network: MultitaskResNet, variables: Any, image: jax.Array
+    trained: Trained, variables: Any, image: jax.Array
 ) -> dict[str, jax.Array]:
     with layers.plain():  # for whatever the file will run on
-        logits: Any = network.apply(variables, image)
-    return {task: jax.nn.softmax(logits[task]) for task in network.classes}
+        logits: Any = trained.network.apply(variables, image)
+    kinds = trained.run.kinds
+    return {task: kind.answer(logits[task]) for task, kind in kinds.items()}
 
 
 def _with_variables(
@@ -38,7 +39,7 @@ def _with_variables(
 ) -> Callable[[jax.Array], dict[str, jax.Array]]:
     """Returns the function of the pictures alone."""
     variables = jax.device_get(trained.variables)
-    return lambda image: _probabilities(trained.network, variables, image)
+    return lambda image: _probabilities(trained, variables, image)
 
 
 def write_stablehlo(trained: Trained, folder: Path) -> None:
@@ -108,13 +109,12 @@ def write_saved_model(trained: Trained, folder: Path) -> None:
 
     from jax.experimental import jax2tf  # isort: skip
 
-    network = trained.network
     module = tf.Module()
     module.weights = tf.nest.map_structure(
         tf.Variable, jax.device_get(trained.variables)
     )
     converted = jax2tf.convert(
-        lambda variables, image: _probabilities(network, variables, image),
+        lambda variables, image: _probabilities(trained, variables, image),
         polymorphic_shapes=[None, "(batch, ...)"],
         with_gradient=False,
         native_serialization_platforms=("cpu", "cuda", "tpu"),

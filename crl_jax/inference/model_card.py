@@ -5,13 +5,14 @@ The names and the layout are those of the Hugging Face Hub: `README.md` with met
 """
 
 import json
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import crl_jax
 from crl_jax import metrics
-from crl_jax.terminal import percent
+from crl_jax.kinds import Categorical, Kinds, Multilabel, Regression
 from crl_jax.trained import Trained
 
 _PAPER = "https://arxiv.org/abs/1604.01335"
@@ -30,20 +31,21 @@ answers = model.run(tasks, {"image": images})
 probabilities = dict(zip(tasks, answers))  # {task: [B, K]}""",
     "safetensors": """import json
 
-import jax
 from flax.traverse_util import unflatten_dict
 from safetensors.numpy import load_file
 
 from crl_jax.config import from_dict
+from crl_jax.kinds import from_labels, widths
 from crl_jax.models import build
 
 with open("config.json") as file:
     description = json.load(file)
-classes = {task: len(names) for task, names in description["labels"].items()}
-network = build(from_dict(description["crl_jax"]), classes)
+config = from_dict(description["crl_jax"])
+kinds = from_labels(config, description["labels"])
+network = build(config, widths(kinds))
 variables = unflatten_dict(load_file("model.safetensors"), sep="/")
 logits = network.apply(variables, images)
-probabilities = {task: jax.nn.softmax(x) for task, x in logits.items()}""",
+probabilities = {task: kind.answer(logits[task]) for task, kind in kinds.items()}""",
     "saved_model": """import tensorflow as tf
 
 model = tf.saved_model.load("saved_model").signatures["serving_default"]
@@ -86,7 +88,7 @@ def write(trained: Trained, folder: Path, workdir: Path, what: dict[str, str]) -
         "architectures": ["MultitaskResNet"],
         "library_version": crl_jax.__version__,
         "image_size": data.image_size,
-        "labels": {task: list(names) for task, names in trained.run.classes.items()},
+        "labels": {task: kind.labels for task, kind in trained.run.kinds.items()},
         "crl_jax": config,
     }
     preprocessor = {
@@ -125,10 +127,10 @@ def model_card(trained: Trained, result: dict[str, Any], what: dict[str, str]) -
     """
     run, data = trained.run, trained.run.config.data
     name = _line(what.get("data_name") or data.tfds or Path(data.manifest).stem)
-    tasks = ", ".join(f"{task} ({len(of):,})" for task, of in run.classes.items())
+    tasks = ", ".join(f"{task} ({kind.size})" for task, kind in run.kinds.items())
     classes = _table(
         "| task | classes |\n|---|---:|",
-        (f"| {_cell(task)} | {len(of):,} |" for task, of in run.classes.items()),
+        (f"| {_cell(task)} | {kind.size} |" for task, kind in run.kinds.items()),
     )
     prepare = _PREPARE.format(crop=data.eval_crop, size=data.image_size)
     return "\n\n".join(
@@ -139,10 +141,9 @@ def model_card(trained: Trained, result: dict[str, Any], what: dict[str, str]) -
             "## Trained on",
             f"{name}. Licence of the data: {_line(what.get('data_license', _UNKNOWN))}",
             classes,
-            "All labels are in `config.json`, under `labels`, in the order of the "
-            "probabilities.",
+            _outputs(run.kinds),
             "## Accuracy",
-            _accuracies(result),
+            _accuracies(result, run.kinds),
             "## Use",
             f"Pictures are cut to the middle {data.eval_crop:.4g} of their shorter "
             f"side, and resized to {data.image_size} x {data.image_size}; the network "
@@ -200,7 +201,7 @@ def _metadata(
             "metrics": [{"type": "accuracy", "value": round(of["top1"], 4)}],
         }
         for task, of in result.get("result", {}).items()
-        if task != metrics.JOINT and of["top1"] is not None
+        if task != metrics.JOINT and of.get("top1") is not None
     ]
     if values:
         fields["model-index"] = [{"name": f"{name}-crl_jax", "results": values}]
@@ -208,19 +209,42 @@ def _metadata(
     return "".join(lines)
 
 
-def _accuracies(result: dict[str, Any]) -> str:
+def _outputs(kinds: Kinds) -> str:
+    """Returns where the labels are, and what the outputs of each task mean."""
+    text = (
+        "All labels are in `config.json`, under `labels`, in the order of the "
+        "probabilities."
+    )
+    for task, kind in kinds.items():
+        if isinstance(kind, Multilabel):
+            text += f" Those of `{task}` are each label's own, and need not sum to one."
+        if isinstance(kind, Regression):
+            text += f" `{task}` is a number a picture, `[B]`, in its labels' own unit."
+    return text
+
+
+def _accuracies(result: dict[str, Any], kinds: Kinds) -> str:
+    """Returns a table a kind, of the first two measures of each."""
     if not result:
         return "Not known: the training had not ended."
-    lines = []
-    for task, values in result["result"].items():
+    numbers = {
+        task: {n: math.nan if v is None else v for n, v in values.items()}
+        for task, values in result["result"].items()
+    }
+    tables: dict[str, list[str]] = {}
+    for task in metrics.measures(kinds):
+        kind = Categorical if task == metrics.JOINT else type(kinds[task])
+        shown = kind.measures[:2]
+        columns = " | ".join(measure.title for measure in shown)
+        head = f"| task | pictures | {columns} |\n|---|---:|---:|---:|"
         what = "all tasks right" if task == metrics.JOINT else _cell(task)
-        top1, top5 = (
-            "–" if values.get(n) is None else percent(values[n])
-            for n in ("top1", "top5")
-        )
-        lines.append(f"| {what} | {values['count']:,} | {top1} | {top5} |")
-    table = _table("| task | pictures | top-1 | top-5 |\n|---|---:|---:|---:|", lines)
-    return f"In percent, split {result['split']}:\n\n{table}"
+        of = numbers[task]
+        cells = " | ".join(m.text(of.get(m.name, math.nan)) for m in shown)
+        line = f"| {what} | {of['count']:,} | {cells} |"
+        tables.setdefault(head, []).append(line)
+    text = "\n\n".join(_table(head, lines) for head, lines in tables.items())
+    unit = "In percent" + (", but MAE and Pearson are not" if "MAE" in text else "")
+    return f"{unit}, split {result['split']}:\n\n{text}"
 
 
 def _table(head: str, lines: Iterable[str]) -> str:

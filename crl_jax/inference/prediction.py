@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from jax.sharding import Mesh
 
 from crl_jax import devices, step, trained, workdir
 from crl_jax.data import unlabelled
+from crl_jax.kinds import Kinds, categorical_classes, class_names
 from crl_jax.models.network import DATA_AXIS
 from crl_jax.trained import Trained
 
@@ -42,24 +42,39 @@ class Prediction:
 
     Attributes:
       file: its name; empty if it has none.
-      classes: `{task: class names}`.
-      probabilities: `{task: [K] float32}`; empty if the picture was refused.
-      joint: of all tasks; None for one task, or where no training picture has all
-        labels.
+      kinds: what each task is.
+      probabilities: `{task: [K] float32}`, and of a regression its number, `[]`; empty
+        if the picture was refused.
+      joint: of all categorical tasks; None for fewer than two of them, or where no
+        training picture has all their labels.
       error: why the picture was refused, if it was.
     """
 
     file: str
-    classes: Mapping[str, Sequence[str]]
+    kinds: Kinds
     probabilities: Mapping[str, np.ndarray]
     joint: Joint | None = None
     error: str | None = None
 
+    @property
+    def classes(self) -> Mapping[str, Sequence[str]]:
+        """`{task: class names}`, of a regression none."""
+        return class_names(self.kinds)
+
     def top(self, task: str, count: int = 5) -> Ranked:
-        """Returns the `count` most probable labels of a task, the best first."""
-        probabilities = self.probabilities[task]
-        best = np.argsort(-probabilities, kind="stable")[:count]
-        return [(self.classes[task][k], float(probabilities[k])) for k in best]
+        """Returns the `count` most probable labels of a task, the best first.
+
+        Those of a multilabel task may all be probable, or none. A regression has none.
+        """
+        return self.kinds[task].ranked(self.probabilities[task], count)
+
+    def number(self, task: str) -> float:
+        """Returns the number that a regression predicts, in its labels' own unit.
+
+        Raises:
+          TypeError: the task is none.
+        """
+        return float(self.probabilities[task])
 
 
 def load(directory: str | os.PathLike[str]) -> "Predictor":
@@ -82,7 +97,7 @@ class Predictor:
 
     def __init__(self, trained: Trained, combinations: np.ndarray, mesh: Mesh) -> None:
         self.trained, self._combinations, self._mesh = trained, combinations, mesh
-        eval_step = step.make_eval_step(trained.network)
+        eval_step = step.make_eval_step(trained.network, trained.run.kinds)
         self._eval_step = step.map_eval_step(eval_step, mesh)
 
     def without_cross_residuals(self) -> "Predictor":
@@ -96,8 +111,13 @@ class Predictor:
         return Predictor(trained, self._combinations, self._mesh)
 
     @property
+    def kinds(self) -> Kinds:
+        """What each task is, `{task: Kind}`."""
+        return self.trained.run.kinds
+
+    @property
     def classes(self) -> Mapping[str, Sequence[str]]:
-        """`{task: class names}`."""
+        """`{task: class names}`, of a regression none."""
         return self.trained.run.classes
 
     def __call__(self, images: Any, batch_size: int | None = None) -> list[Prediction]:
@@ -133,10 +153,10 @@ class Predictor:
             for i, error in enumerate(batch["error"]):
                 if error:
                     refused = error.decode("utf-8")
-                    yield Prediction(next(names), self.classes, {}, error=refused)
+                    yield Prediction(next(names), self.kinds, {}, error=refused)
                     continue
                 of_picture = {task: p[i] for task, p in probabilities.items()}
-                yield Prediction(next(names), self.classes, of_picture, joints[i])
+                yield Prediction(next(names), self.kinds, of_picture, joints[i])
 
     def probabilities(
         self, images: np.ndarray, batch_size: int = 0
@@ -149,25 +169,26 @@ class Predictor:
             for another one; rounded up to a multiple of the devices.
 
         Returns:
-          `{task: [B, K] float32}`.
+          `{task: [B, K] float32}`, and of a regression its numbers, `[B]`.
         """
         count, parts = len(images), self._mesh.shape[DATA_AXIS]
         size = math.ceil(max(count, batch_size) / parts) * parts
         images = np.pad(images, ((0, size - count), (0, 0), (0, 0), (0, 0)))
-        no_label = np.full(size, -1, np.int32)
-        labels = dict.fromkeys(self.classes, no_label)
+        labels = {task: kind.unlabelled(size) for task, kind in self.kinds.items()}
         batch = devices.put_batch({"image": images, "labels": labels}, self._mesh)
         _, logits = self._eval_step(self.trained.variables, batch)
-        return {t: np.asarray(jax.nn.softmax(logits[t]))[:count] for t in self.classes}
+        answers = {t: kind.answer(logits[t]) for t, kind in self.kinds.items()}
+        return {task: np.asarray(answer)[:count] for task, answer in answers.items()}
 
     def _joints(self, probabilities: Mapping[str, np.ndarray]) -> list[Joint | None]:
         """Returns the joint answer for each of B pictures."""
         count = len(next(iter(probabilities.values())))
-        if len(self.classes) == 1 or not len(self._combinations):
+        tasks = categorical_classes(self.kinds)
+        if len(tasks) < 2 or not len(self._combinations):
             return [None] * count
         with np.errstate(divide="ignore"):
-            log = {task: np.log(p) for task, p in probabilities.items()}
-        columns = zip(self.classes, self._combinations.T, strict=True)
+            log = {task: np.log(probabilities[task]) for task in tasks}
+        columns = zip(tasks, self._combinations.T, strict=True)
         scores = sum(log[task][:, labels] for task, labels in columns)  # [B, N]
         best = np.argmax(scores, axis=1)
         top = np.max(scores, axis=1, keepdims=True)
@@ -179,5 +200,6 @@ class Predictor:
 
     def _names(self, labels: np.ndarray) -> dict[str, str]:
         """Returns `{task: label}` of a combination, `[T]`."""
-        classes = zip(self.classes.items(), labels, strict=True)
+        tasks = categorical_classes(self.kinds)
+        classes = zip(tasks.items(), labels, strict=True)
         return {task: names[label] for (task, names), label in classes}

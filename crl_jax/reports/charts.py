@@ -16,6 +16,7 @@ _CELLS = (4, 26)  # smallest and largest side of a heat map's cell
 _MAX_SIDE = 520  # of a heat map, if the smallest cells allow it
 _LETTER = 5.8  # width of a letter, about
 _LONGEST = 24  # letters of a name
+_DOTS = 3000  # at most
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,32 @@ def line_chart(
         colour = f"background:var(--{curve.style})"
         key.append(element("span", element("i", style=colour), f"{curve.name}  "))
     return element("figure", element("figcaption", title), drawing, key)
+
+
+def scatter_chart(title: str, labels: np.ndarray, predicted: np.ndarray) -> Element:
+    """Returns a figure with a dot an example, and the diagonal.
+
+    Args:
+      title: above it.
+      labels: `[N]`, across.
+      predicted: `[N]`, upwards; those that are no number are left out, and of very
+        many some.
+    """
+    labels, predicted = labels.astype(float), predicted.astype(float)
+    known = np.flatnonzero(np.isfinite(predicted))
+    known = known[:: 1 + len(known) // _DOTS]
+    x, y = labels[known], predicted[known]
+    both = np.concatenate([x, y, labels])
+    marks = ticks(float(both.min()), float(both.max()))
+    low, high = marks[0], marks[-1]
+    frame = _Frame((low, high), (low, high))
+    drawing = frame.axes(marks, marks, False, "label", title)
+    for a, b in zip(x, y, strict=True):
+        place = {"cx": f"{frame.x(a):.1f}", "cy": f"{frame.y(b):.1f}"}
+        drawing.append(element("circle", r=2, class_="dot", **place))
+    corners = f"{frame.x(low)},{frame.y(low)} {frame.x(high)},{frame.y(high)}"
+    drawing.append(element("polyline", points=corners, class_="curve second"))
+    return element("figure", element("figcaption", title), drawing)
 
 
 def reliability_diagram(

@@ -2,13 +2,15 @@
 
 import heapq
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from crl_jax.data import Batch
+from crl_jax.kinds import Kinds, categorical_classes
 
 BINS = 15  # of confidence, as in Guo et al. 2017
 
@@ -20,17 +22,17 @@ class Answer:
     Attributes:
       file: its name.
       image: `[H, W, 3]` uint8, as the network saw it.
-      labels: `{task: label}`, -1 where missing.
-      predicted: `{task: label}`.
-      confidence: `{task: probability of what was predicted}`.
-      score: mean over its labels of their log probability.
+      labels: `{task: label as text}`, empty where missing.
+      predicted: `{task: the same of what was predicted}`.
+      brief: `{task: what was predicted, with its probability if it has one}`.
+      score: mean over its labels of their log probability, or minus their loss.
     """
 
     file: str
     image: np.ndarray
-    labels: Mapping[str, int]
-    predicted: Mapping[str, int]
-    confidence: Mapping[str, float]
+    labels: Mapping[str, str]
+    predicted: Mapping[str, str]
+    brief: Mapping[str, str]
     score: float
 
 
@@ -39,15 +41,14 @@ class Findings:
     """The predictions for a split; `add` takes what an evaluation gives.
 
     Attributes:
-      classes: `{task: class names}`.
+      kinds: of the tasks.
       keep: how many of the best and of the worst answers to keep.
     """
 
-    classes: Mapping[str, Sequence[str]]
+    kinds: Kinds
     keep: int = 12
     _labels: dict[str, list[np.ndarray]] = field(default_factory=dict)
-    _predicted: dict[str, list[np.ndarray]] = field(default_factory=dict)
-    _confidence: dict[str, list[np.ndarray]] = field(default_factory=dict)
+    _answers: dict[str, list[np.ndarray]] = field(default_factory=dict)
     _best: list[tuple[float, int, Answer]] = field(default_factory=list)
     _worst: list[tuple[float, int, Answer]] = field(default_factory=list)
     _count: itertools.count = field(default_factory=itertools.count)
@@ -55,32 +56,34 @@ class Findings:
     def add(self, batch: Batch, logits: Mapping[str, jax.Array]) -> None:
         """Adds the examples of a batch, without those that pad it."""
         real = np.array([bool(file) for file in batch["file"]])
-        log_sums, labelled = np.zeros(real.sum()), np.zeros(real.sum(), int)
-        for task in self.classes:
-            log_probabilities = np.asarray(jax.nn.log_softmax(logits[task]))[real]
+        losses, labelled = np.zeros(real.sum()), np.zeros(real.sum(), int)
+        for task, kind in self.kinds.items():
+            outputs = jnp.asarray(np.asarray(logits[task])[real])
             labels = batch["labels"][task][real]
-            predicted = np.argmax(log_probabilities, axis=1)
-            confidence = np.exp(np.max(log_probabilities, axis=1))
             self._labels.setdefault(task, []).append(labels)
-            self._predicted.setdefault(task, []).append(predicted)
-            self._confidence.setdefault(task, []).append(confidence)
-            own = np.maximum(labels, 0)[:, None]
-            of_label = np.take_along_axis(log_probabilities, own, axis=1)[:, 0]
-            log_sums += np.where(labels >= 0, of_label, 0)
-            labelled += labels >= 0
-        scores = log_sums / np.maximum(labelled, 1)
+            self._answers.setdefault(task, []).append(np.asarray(kind.answer(outputs)))
+            losses += np.asarray(kind.loss(outputs, jnp.asarray(labels)))
+            labelled += kind.is_labelled(labels)
+        scores = -losses / np.maximum(labelled, 1)
         files, images = batch["file"][real], batch["image"][real]
-        for i in np.flatnonzero(labelled):
-            answer = Answer(
-                file=files[i].decode("utf-8"),
-                image=images[i],
-                labels={t: int(of[-1][i]) for t, of in self._labels.items()},
-                predicted={t: int(of[-1][i]) for t, of in self._predicted.items()},
-                confidence={t: float(of[-1][i]) for t, of in self._confidence.items()},
-                score=float(scores[i]),
-            )
-            self._keep(self._best, answer.score, answer)
-            self._keep(self._worst, -answer.score, answer)
+        for i in np.flatnonzero(labelled).tolist():
+            file, score = files[i].decode("utf-8"), float(scores[i])
+            answer = self._answer(file, images[i], i, score)
+            self._keep(self._best, score, answer)
+            self._keep(self._worst, -score, answer)
+
+    def _answer(self, file: str, image: np.ndarray, i: int, score: float) -> Answer:
+        """Returns the answer for picture `i` of the last batch."""
+        kinds = self.kinds.items()
+        answers = {task: of[-1][i] for task, of in self._answers.items()}
+        return Answer(
+            file=file,
+            image=image,
+            labels={t: kind.label_text(self._labels[t][-1][i]) for t, kind in kinds},
+            predicted={t: kind.said(answers[t]) for t, kind in kinds},
+            brief={t: kind.brief(answers[t], 0) for t, kind in kinds},
+            score=score,
+        )
 
     def _keep(
         self, heap: list[tuple[float, int, Answer]], score: float, answer: Answer
@@ -102,10 +105,15 @@ class Findings:
         """Answers whose labels it thought least probable, the worst first."""
         return [answer for *_, answer in sorted(self._worst, reverse=True)]
 
+    @property
+    def classes(self) -> dict[str, tuple[str, ...]]:
+        """The class names of the tasks whose pictures have one class each."""
+        return categorical_classes(self.kinds)
+
     def confusions(self, task: str) -> np.ndarray:
         """Returns how often each label is predicted as which: `[K, K]`."""
-        labels, predicted, _ = self._labelled(task)
-        size = len(self.classes[task])
+        labels, answers = self.labelled(task)
+        predicted, size = np.argmax(answers, axis=1), self.kinds[task].width
         counts = np.bincount(labels * size + predicted, minlength=size * size)
         return counts.reshape(size, size)
 
@@ -120,10 +128,11 @@ class Findings:
           Two arrays `[K of rows, K of columns]`.
         """
         labels = [np.concatenate(self._labels[task]) for task in (rows, columns)]
-        predicted = [np.concatenate(self._predicted[task]) for task in (rows, columns)]
+        answers = [np.concatenate(self._answers[task]) for task in (rows, columns)]
+        predicted = [np.argmax(of_task, axis=1) for of_task in answers]
         labelled = (labels[0] >= 0) & (labels[1] >= 0)
         right = (labels[0] == predicted[0]) & (labels[1] == predicted[1])
-        shape = (len(self.classes[rows]), len(self.classes[columns]))
+        shape = (self.kinds[rows].width, self.kinds[columns].width)
         counts, rights = np.zeros(shape, int), np.zeros(shape, int)
         np.add.at(counts, (labels[0][labelled], labels[1][labelled]), 1)
         both = labelled & right
@@ -132,8 +141,9 @@ class Findings:
 
     def calibration(self, task: str) -> "Calibration":
         """Returns how far the probabilities of a task can be believed."""
-        labels, predicted, confidence = self._labelled(task)
-        right = (labels == predicted).astype(np.float64)
+        labels, answers = self.labelled(task)
+        confidence = np.max(answers, axis=1)
+        right = (labels == np.argmax(answers, axis=1)).astype(np.float64)
         # (k / BINS, (k + 1) / BINS]: what is exactly between goes to the lower bin.
         bins = np.clip(np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1)
         counts = np.bincount(bins, minlength=BINS)
@@ -142,12 +152,11 @@ class Findings:
             accuracy = np.bincount(bins, right, BINS) / counts
         return Calibration(counts, mean_confidence, accuracy)
 
-    def _labelled(self, task: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def labelled(self, task: str) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the labels of N examples that have one, and the answers for them."""
         labels = np.concatenate(self._labels[task])
-        predicted = np.concatenate(self._predicted[task])
-        confidence = np.concatenate(self._confidence[task])
-        real = labels >= 0
-        return labels[real], predicted[real], confidence[real]
+        real = self.kinds[task].is_labelled(labels)
+        return labels[real], np.concatenate(self._answers[task])[real]
 
 
 @dataclass(frozen=True, eq=False)

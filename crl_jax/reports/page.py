@@ -10,6 +10,7 @@ from PIL import Image
 
 Element = ElementTree.Element
 Child = Element | str | None
+Section = tuple[str, list[Child]]  # its title, and what is in it
 
 # Both themes; charts take their colours from here. On paper it is always the light one.
 _STYLE = """
@@ -43,7 +44,8 @@ svg { display: block; height: auto; font: 11px system-ui, sans-serif; }
 svg text { fill: var(--pale); } svg .axis { stroke: var(--line); fill: none; }
 svg .accent { stroke: var(--accent); } svg .second { stroke: var(--second); }
 svg .curve { fill: none; stroke-width: 1.8; stroke-linejoin: round; }
-svg .bar { fill: var(--accent); } svg .empty { fill: var(--fill); }
+svg .bar { fill: var(--accent); } svg .dot { fill: var(--accent); opacity: .5; }
+ svg .empty { fill: var(--fill); }
 .key { font-size: .85rem; color: var(--pale); } .key i { display: inline-block;
   width: 1.1em; height: 3px; margin: 0 .35em .25em 0; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }

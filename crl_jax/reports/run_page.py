@@ -1,27 +1,23 @@
 """The sections of a run's report, from what was found."""
 
 import csv
-import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from crl_jax import config, metrics
 from crl_jax.costs import Cost
-from crl_jax.models.network import branched_layers, layer_names
+from crl_jax.kinds import Kinds, Measure
 from crl_jax.reports import charts, page
 from crl_jax.reports.findings import Answer, Findings
-from crl_jax.reports.page import Child, Element, element
+from crl_jax.reports.page import Child, Element, Section, element
 from crl_jax.terminal import percent
 from crl_jax.trained import Trained
 
 _LARGEST_MAP = 60  # classes whose confusions are drawn
 _LISTED = 12  # classes and confusions that are listed at first
-
-Section = tuple[str, list[Child]]  # its title, and what is in it
 
 
 def overview(
@@ -29,26 +25,14 @@ def overview(
 ) -> list[Child]:
     """Returns the heading, and a card a task."""
     run = trained.run
-    tasks = ", ".join(f"{task} ({len(names):,})" for task, names in run.classes.items())
+    tasks = ", ".join(f"{task} ({kind.size})" for task, kind in run.kinds.items())
     model = run.config.model
     text = (
         f"ResNet-{model.depth}, branched from {model.branch_from}, for {tasks}. Split "
         f"{split} of {run.data}, checkpoint of step {trained.step:,}."
     )
-    cards = []
-    for task, values in result.items():
-        what = "all tasks right" if task == metrics.JOINT else task
-        top5 = percent(values.get("top5", np.nan))
-        small = f"top-5 {top5}%, " if top5 != "–" else ""
-        cards.append(
-            element(
-                "div",
-                what,
-                element("b", f"{percent(values['top1'])}%"),
-                element("span", f"{small}{values['count']:,} pictures", class_="pale"),
-                class_="card",
-            )
-        )
+    judged_by = metrics.measures(run.kinds)
+    cards = [_card(task, judged_by[task], values) for task, values in result.items()]
     return [
         element("h1", name),
         element("p", text, class_="pale"),
@@ -56,8 +40,31 @@ def overview(
     ]
 
 
-def curves(workdir: Path, tasks: Sequence[str]) -> Section:
-    """Returns accuracy and loss as they were in training."""
+def _card(
+    task: str, judged_by: Sequence[Measure], values: Mapping[str, float]
+) -> Element:
+    """Returns a card with the first measure of a task, and the second beneath."""
+    first, *others = judged_by
+
+    def text(measure: Measure) -> str:
+        unit = "%" if measure.is_share else ""
+        return f"{measure.text(values[measure.name])}{unit}"
+
+    known = [m for m in others[:1] if values[m.name] == values[m.name]]
+    beneath = [f"{measure.title} {text(measure)}" for measure in known]
+    named = [] if first.name == "top1" else [first.title]
+    beneath = [*named, *beneath, f"{values['count']:,} pictures"]
+    return element(
+        "div",
+        "all tasks right" if task == metrics.JOINT else task,
+        element("b", text(first)),
+        element("span", ", ".join(beneath), class_="pale"),
+        class_="card",
+    )
+
+
+def curves(workdir: Path, kinds: Kinds) -> Section:
+    """Returns the first measure and the loss of each task as they were in training."""
     path = workdir / "metrics.csv"
     rows: list[dict[str, str]] = []
     if path.exists():
@@ -72,23 +79,27 @@ def curves(workdir: Path, tasks: Sequence[str]) -> Section:
     def both(column: str) -> list[charts.Curve]:
         return [curve(column, "train", "second"), curve(column, "val", "accent")]
 
-    figures = [
-        charts.line_chart(f"{task}: top-1", both(f"{task}_top1"), percent=True)
-        for task in tasks
-    ]
-    figures.append(
-        charts.line_chart("all tasks right", both("joint_top1"), percent=True)
-    )
-    figures += [charts.line_chart(f"{t}: loss", both(f"{t}_loss")) for t in tasks]
+    figures = []
+    for task, (measure, *_) in metrics.measures(kinds).items():
+        title = f"{task}: {measure.title}"
+        title = "all tasks right" if task == metrics.JOINT else title
+        both_splits = both(f"{task}_{measure.name}")
+        figures.append(charts.line_chart(title, both_splits, percent=measure.is_share))
+    figures += [charts.line_chart(f"{t}: loss", both(f"{t}_loss")) for t in kinds]
     figures.append(
         charts.line_chart("learning rate", [curve("learning_rate", "train", "accent")])
     )
     return "Training", [element("div", *figures, class_="grid")]
 
 
-def classes(findings: Findings) -> Section:
-    """Returns the accuracy of each class, and what it is taken for."""
+def classes(findings: Findings) -> Section | None:
+    """Returns the accuracy of each class, and what it is taken for.
+
+    It is None if no task has pictures of one class each.
+    """
     body: list[Child] = []
+    if not findings.classes:
+        return None
     for task, names in findings.classes.items():
         counts = findings.confusions(task)
         lists = element("div", *_class_table(counts, names), *_confused(counts, names))
@@ -173,61 +184,10 @@ def _titles(rows: Sequence[str], columns: Sequence[str], say: Any) -> np.ndarray
     return np.array(cells, dtype=object)
 
 
-def cross_weights(trained: Trained) -> Section | None:
-    """Returns the weights from task to task, by unit; None if nothing crosses."""
-    tasks, model = list(trained.run.classes), trained.run.config.model
-    branched = branched_layers(model.depth, model.branch_from) - {"stem", "head"}
-    units = [name for name in layer_names(model.depth) if name in branched]
-    crosses = len(tasks) > 1 and (model.cross.init or model.cross.learned)
-    if not crosses or not units:
-        return None
-    if not model.cross.learned:
-        text = (
-            f"Fixed at {model.cross.init:g} in {', '.join(units)}: every task's "
-            "shortcut also carries this much of each other task's."
-        )
-        return "Cross weights", [element("p", text)]
-    params = jax.device_get(trained.variables["params"])
-    figures = [
-        _unit_weights(unit, params[f"{unit}_cross"]["weight"], tasks) for unit in units
-    ]
-    text = {
-        "scalar": "The weight of each source task (across) in each target task (down).",
-        "channel": "The mean over channels, and the standard deviation, of the weight "
-        "of each source task (across) in each target task (down).",
-        "conv": "The size of each source task's (across) 1x1 convolution in each "
-        "target task (down): its Frobenius norm over the root of its channels, which "
-        "is w for w times the identity.",
-    }[model.cross.kind]
-    start = f" They began at {model.cross.init:g}."
-    body = element("div", *figures, class_="grid")
-    return "Cross weights", [element("p", text + start, class_="pale"), body]
-
-
-def _unit_weights(unit: str, weight: np.ndarray, tasks: Sequence[str]) -> Element:
-    """Returns the table of a unit, whose weights are `[T * (T - 1), ...]`."""
-    cells = {}
-    pairs = itertools.permutations(range(len(tasks)), 2)
-    for (target, source), of_pair in zip(pairs, weight, strict=True):
-        if of_pair.ndim == 0:
-            text = f"{of_pair:.3f}"
-        elif of_pair.ndim == 1:
-            text = f"{of_pair.mean():.3f} ± {of_pair.std():.3f}"
-        else:
-            text = f"{np.linalg.norm(of_pair) / np.sqrt(len(of_pair)):.3f}"
-        cells[target, source] = text
-    rows: list[list[Child]] = [
-        [task, *(cells.get((i, j), "1") for j in range(len(tasks)))]
-        for i, task in enumerate(tasks)
-    ]
-    columns = ["target", *tasks]
-    return element("figure", element("figcaption", unit), page.table(columns, rows))
-
-
 def pictures(findings: Findings) -> Section:
     """Returns the best and the worst answers, with their labels."""
-    best = [_picture(answer, findings.classes) for answer in findings.best]
-    worst = [_picture(answer, findings.classes) for answer in findings.worst]
+    best = [_picture(answer, findings.kinds) for answer in findings.best]
+    worst = [_picture(answer, findings.kinds) for answer in findings.worst]
     return "Best and worst pictures", [
         element("p", "As the network sees them.", class_="pale"),
         element("h3", "The labels it thought most probable"),
@@ -237,26 +197,32 @@ def pictures(findings: Findings) -> Section:
     ]
 
 
-def _picture(answer: Answer, names: Mapping[str, Sequence[str]]) -> Element:
+def _picture(answer: Answer, kinds: Kinds) -> Element:
     lines: list[Child] = []
-    for task, of_task in names.items():
-        label, predicted = answer.labels[task], answer.predicted[task]
-        said = f"{of_task[predicted]} {100 * answer.confidence[task]:.0f}%"
-        if label == predicted:
-            line: Child = f"✓ {said}"
-        elif label < 0:
-            line = f"{said} (no label)"
+    for task, kind in kinds.items():
+        label, said = answer.labels[task], answer.brief[task]
+        if not label:
+            line: Child = f"{said} (no label)"
+        elif not kind.names:  # a number is neither right nor wrong
+            line = f"{task} {said}, is {label}"
+        elif label == answer.predicted[task]:
+            line = f"✓ {said}"
         else:
-            line = element("span", f"✗ {said}, is {of_task[label]}", class_="wrong")
+            line = element("span", f"✗ {said}, is {label}", class_="wrong")
         lines += [line, element("br")]
     name = element("span", answer.file, class_="pale")
     image = page.picture(answer.image, answer.file)
     return element("figure", image, element("p", *lines, name))
 
 
-def calibration(findings: Findings) -> Section:
-    """Returns a reliability diagram a task, with its expected calibration error."""
+def calibration(findings: Findings) -> Section | None:
+    """Returns a reliability diagram a task, with its expected calibration error.
+
+    It is None if no task has pictures of one class each.
+    """
     figures = []
+    if not findings.classes:
+        return None
     for task in findings.classes:
         of_task = findings.calibration(task)
         title = f"{task}: ECE {100 * of_task.expected_error:.1f}%"

@@ -1,0 +1,86 @@
+"""How names, measures and numbers stand in the report of a comparison."""
+
+import math
+
+import numpy as np
+
+from crl_jax import metrics
+from crl_jax.comparison import statistics
+from crl_jax.comparison.plan import Variant
+from crl_jax.comparison.results import Results
+from crl_jax.comparison.statistics import Difference
+from crl_jax.kinds import Measure
+from crl_jax.metrics import JOINT
+
+
+def task_name(task: str) -> str:
+    """Returns a task's name; of all tasks together, words."""
+    return "all tasks right" if task == JOINT else task
+
+
+def heading(measure: Measure) -> str:
+    """Returns a measure's title with a capital, unless it has some of its own."""
+    title = measure.title
+    return title.capitalize() if title.islower() else title
+
+
+def columns(results: Results) -> list[str]:
+    """Returns the columns of tables of all tasks, whatever they are judged by."""
+    return [
+        task_name(task) + ("" if measure.name == "top1" else f", {measure.title}")
+        for task, measure in results.judged.items()
+    ]
+
+
+def units(results: Results) -> str:
+    """Returns in what differences are."""
+    others = [m.title for m in results.judged.values() if not m.is_share]
+    named = "".join(f", of {title} in its own unit" for title in dict.fromkeys(others))
+    return f"percentage points{named}"
+
+
+def chosen_by(results: Results, best_by: str) -> str:
+    """Returns by what checkpoints were chosen, in words."""
+    if best_by != "mean":
+        return f"{results.judged[best_by].title} of {best_by}"
+    titles = dict.fromkeys(kind.goodness_title for kind in results.kinds.values())
+    return f"the tasks' mean {' and '.join(titles)}"
+
+
+def by_measure(results: Results, count: int) -> dict[Measure, list[str]]:
+    """Returns the tasks that each of the first `count` measures of a kind judges."""
+    found: dict[Measure, list[str]] = {}
+    for task, judged_by in metrics.measures(results.kinds).items():
+        for measure in judged_by[:count]:
+            found.setdefault(measure, []).append(task)
+    return found
+
+
+def spread(values: np.ndarray, decimals: int = 2) -> str:
+    """Returns mean and standard deviation over seeds, `[N]`."""
+    mean, deviation = statistics.spread(values)
+    if math.isnan(mean):
+        return "–"
+    text = f"{mean:.{decimals}f}"
+    if not math.isnan(deviation):
+        text += f" ± {deviation:.{decimals}f}"
+    return text.replace("-", "−")
+
+
+def difference(results: Results, variant: Variant, network: str, task: str) -> str:
+    """Returns how a variant does in a task against another network, as `judged`."""
+    found = results.difference(variant, network, task)
+    return judged(found, results.decimals(task))
+
+
+def judged(difference: Difference, decimals: int = 2) -> str:
+    """Returns a difference, its interval, and what may be said of it."""
+    if math.isnan(difference.mean):
+        return "–"
+    mean, low, high = (
+        f"{number:+.{decimals}f}"
+        for number in (difference.mean, difference.low, difference.high)
+    )
+    if math.isnan(difference.low):
+        return f"{mean} (too few seeds)".replace("-", "−")
+    return f"{difference.verdict}: {mean} [{low}, {high}]".replace("-", "−")

@@ -1,0 +1,74 @@
+"""What a task can be: categorical, multilabel or a regression.
+
+A kind knows all that differs between them: the outputs of its head, its loss, its
+measures, which labels are missing, and what its outputs say. Whatever trains, evaluates
+or reports asks the kind of each task, `{task: Kind}`.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from crl_jax.config import default_task
+from crl_jax.kinds.categorical import Categorical
+from crl_jax.kinds.kind import Kind, Measure
+from crl_jax.kinds.multilabel import Multilabel
+from crl_jax.kinds.regression import Regression
+
+__all__ = [
+    "KINDS",
+    "Categorical",
+    "Kind",
+    "Kinds",
+    "Measure",
+    "Multilabel",
+    "Regression",
+    "categorical_classes",
+    "class_names",
+    "class_of",
+    "from_labels",
+    "widths",
+]
+
+Kinds = Mapping[str, Kind]  # of each task, in their order
+
+KINDS: dict[str, type[Kind]] = {
+    of.name: of for of in (Categorical, Multilabel, Regression)
+}
+
+
+def class_of(config: ConfigDict, task: str) -> type[Kind]:
+    """Returns which kind a checked config says that a task is."""
+    return KINDS[config.tasks.get(task, default_task()).kind]
+
+
+def from_labels(config: ConfigDict, labels: Mapping[str, Any]) -> dict[str, Kind]:
+    """Returns the kinds of a run's tasks.
+
+    Args:
+      config: a checked config.
+      labels: `{task: its Kind.labels}`, as in a run's `classes.json`.
+
+    Raises:
+      TypeError, ValueError: labels that are not of the task's kind.
+    """
+    return {
+        task: class_of(config, task).of(config.tasks.get(task, default_task()), of_task)
+        for task, of_task in labels.items()
+    }
+
+
+def widths(kinds: Kinds) -> dict[str, int]:
+    """Returns how many outputs the head of each task has, `{task: K}`."""
+    return {task: kind.width for task, kind in kinds.items()}
+
+
+def class_names(kinds: Kinds) -> dict[str, tuple[str, ...]]:
+    """Returns `{task: class names}`, of a regression none."""
+    return {task: kind.names for task, kind in kinds.items()}
+
+
+def categorical_classes(kinds: Kinds) -> dict[str, tuple[str, ...]]:
+    """Returns the class names of the tasks whose pictures have one class each."""
+    return {t: kind.names for t, kind in kinds.items() if isinstance(kind, Categorical)}

@@ -1,0 +1,63 @@
+"""The section of a run's report about its cross weights."""
+
+import itertools
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+
+from crl_jax.models.network import branched_layers, layer_names
+from crl_jax.reports import page
+from crl_jax.reports.page import Child, Element, Section, element
+from crl_jax.trained import Trained
+
+
+def cross_weights(trained: Trained) -> Section | None:
+    """Returns the weights from task to task, by unit; None if nothing crosses."""
+    tasks, model = list(trained.run.classes), trained.run.config.model
+    branched = branched_layers(model.depth, model.branch_from) - {"stem", "head"}
+    units = [name for name in layer_names(model.depth) if name in branched]
+    crosses = len(tasks) > 1 and (model.cross.init or model.cross.learned)
+    if not crosses or not units:
+        return None
+    if not model.cross.learned:
+        text = (
+            f"Fixed at {model.cross.init:g} in {', '.join(units)}: every task's "
+            "shortcut also carries this much of each other task's."
+        )
+        return "Cross weights", [element("p", text)]
+    params = jax.device_get(trained.variables["params"])
+    figures = [
+        _unit_weights(unit, params[f"{unit}_cross"]["weight"], tasks) for unit in units
+    ]
+    text = {
+        "scalar": "The weight of each source task (across) in each target task (down).",
+        "channel": "The mean over channels, and the standard deviation, of the weight "
+        "of each source task (across) in each target task (down).",
+        "conv": "The size of each source task's (across) 1x1 convolution in each "
+        "target task (down): its Frobenius norm over the root of its channels, which "
+        "is w for w times the identity.",
+    }[model.cross.kind]
+    start = f" They began at {model.cross.init:g}."
+    body = element("div", *figures, class_="grid")
+    return "Cross weights", [element("p", text + start, class_="pale"), body]
+
+
+def _unit_weights(unit: str, weight: np.ndarray, tasks: Sequence[str]) -> Element:
+    """Returns the table of a unit, whose weights are `[T * (T - 1), ...]`."""
+    cells = {}
+    pairs = itertools.permutations(range(len(tasks)), 2)
+    for (target, source), of_pair in zip(pairs, weight, strict=True):
+        if of_pair.ndim == 0:
+            text = f"{of_pair:.3f}"
+        elif of_pair.ndim == 1:
+            text = f"{of_pair.mean():.3f} ± {of_pair.std():.3f}"
+        else:
+            text = f"{np.linalg.norm(of_pair) / np.sqrt(len(of_pair)):.3f}"
+        cells[target, source] = text
+    rows: list[list[Child]] = [
+        [task, *(cells.get((i, j), "1") for j in range(len(tasks)))]
+        for i, task in enumerate(tasks)
+    ]
+    columns = ["target", *tasks]
+    return element("figure", element("figcaption", unit), page.table(columns, rows))

@@ -1,0 +1,60 @@
+"""The sections of a run's report about tasks that are not of one class a picture."""
+
+import numpy as np
+
+from crl_jax.kinds import Multilabel, Regression
+from crl_jax.reports import charts, page
+from crl_jax.reports.findings import Findings
+from crl_jax.reports.page import Child, Section, element
+from crl_jax.terminal import percent
+
+
+def several_labels(findings: Findings) -> Section | None:
+    """Returns the average precision of each label; None if no task is multilabel."""
+    body: list[Child] = []
+    for task, kind in findings.kinds.items():
+        if isinstance(kind, Multilabel):
+            table = _label_table(kind, *findings.labelled(task))
+            body += [element("h3", task), table]
+    if not body:
+        return None
+    text = (
+        "Several labels a picture. Average precision is the mean precision at the "
+        "places of a label's own pictures, when all are ranked by its probability; "
+        "pictures it was found in had a probability above 50%."
+    )
+    return "Labels", [element("p", text, class_="pale"), *body]
+
+
+def _label_table(kind: Multilabel, labels: np.ndarray, answers: np.ndarray) -> Child:
+    """Returns the labels from the worst to the best; those that never occur last."""
+    precision = kind.average_precisions(answers, labels)
+    there, found = kind.class_counts(labels), answers > 0.5
+    right = np.sum(found & (labels == 1), axis=0)
+    rows: list[list[Child]] = [
+        [
+            kind.names[k],
+            page.share_bar(np.nan_to_num(precision[k])),
+            percent(precision[k]),
+            f"{there[k]:,}",
+            f"{found[:, k].sum():,}",
+            f"{right[k]:,}",
+        ]
+        for k in np.argsort(precision, kind="stable")
+    ]
+    columns = ["label", "", "average precision, %", "pictures", "found in", "rightly"]
+    return page.table(columns, rows)
+
+
+def numbers(findings: Findings) -> Section | None:
+    """Returns regressions' predictions against their labels; None without any."""
+    figures = [
+        charts.scatter_chart(f"{task}: predicted, against the label", *of_task)
+        for task, kind in findings.kinds.items()
+        if isinstance(kind, Regression) and len((of_task := findings.labelled(task))[0])
+    ]
+    if not figures:
+        return None
+    text = "A dot a picture; on the line, what is predicted is the label."
+    body = element("div", *figures, class_="grid")
+    return "Numbers", [element("p", text, class_="pale"), body]
