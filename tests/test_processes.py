@@ -9,7 +9,7 @@ import launched
 import numpy as np
 import pytest
 
-from crl_jax import devices
+from crl_jax import devices, evaluation, workdir
 
 OVERRIDES = [
     "--config.model.sync_batch_norm=True",  # the same on any number of devices
@@ -26,7 +26,7 @@ def start(solid_pictures, shards, directory, device_count, *flags):
     )
 
 
-def start_two(solid_pictures, shards, directory):
+def start_two(solid_pictures, shards, directory, *flags):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         coordinator = f"--coordinator=127.0.0.1:{free.getsockname()[1]}"
@@ -34,6 +34,7 @@ def start_two(solid_pictures, shards, directory):
         start(
             *(solid_pictures, shards, directory, 2),
             *(coordinator, "--processes=2", f"--process={i}"),
+            *flags,
         )
         for i in range(2)
     ]
@@ -69,13 +70,18 @@ def test_two_processes_are_killed_and_one_goes_on(solid_pictures, shards, tmp_pa
 def test_two_processes_end_alike_and_the_first_alone_speaks(
     solid_pictures, shards, tmp_path
 ):
-    first, second = (
-        launched.finish(p) for p in start_two(solid_pictures, shards, tmp_path / "run")
+    """Of several labels a picture, each has a part of what is ranked as a whole."""
+    pair = start_two(
+        solid_pictures, shards, tmp_path / "run", "--config.tasks.hue.kind=multilabel"
     )
+    first, second = (launched.finish(process) for process in pair)
     assert "all tasks right" in first
     said = [line for line in second.splitlines() if not line.startswith("[Gloo]")]
     assert said == []
-    assert (tmp_path / "run" / "result.json").exists()
+    _, result = workdir.read_result(tmp_path / "run")
+    alone = evaluation.evaluate(tmp_path / "run", "test")
+    assert result["hue"]["count"] == alone["hue"]["count"] == 7
+    assert result["hue"]["map"] == pytest.approx(alone["hue"]["map"])
 
 
 def test_a_process_that_finds_no_other_says_so(monkeypatch):

@@ -54,7 +54,7 @@ def commands(page="README.md"):
 
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory, solid_pictures):
-    """A folder with the project's files and a user's `labels.csv`."""
+    """A folder with the project's files, and a user's `labels.csv` and `kinds.csv`."""
     folder = tmp_path_factory.mktemp("readme") / "clone"
     folder.mkdir()
     names = ("crl_jax", "configs", "Makefile", "setup.cfg", "requirements.txt")
@@ -64,6 +64,12 @@ def clone(tmp_path_factory, solid_pictures):
         copy(source, folder / name)
     for file in solid_pictures.parent.iterdir():
         shutil.copy(file, folder / file.name)
+    cells = [("cat", "red;green", "1.5"), ("dog", "-", "2"), ("cat", "", "-3")]
+    splits = ["train"] * 6 + ["val"] * 2 + ["test"] * 2
+    rows = [
+        f"{i:02}.png,{split},{','.join(cells[i % 3])}" for i, split in enumerate(splits)
+    ]
+    (folder / "kinds.csv").write_text("\n".join(["file,split,noun,colours,age", *rows]))
     (folder / "photos").mkdir()
     for name in ("20.png", "21.png"):
         shutil.copy(solid_pictures.parent / name, folder / "photos" / name)

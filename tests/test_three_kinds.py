@@ -10,14 +10,17 @@ from PIL import Image
 from sklearn.metrics import average_precision_score
 
 import crl_jax
-from crl_jax import evaluation, export, report, workdir
+from crl_jax import config_check, evaluation, export, report, workdir
 from crl_jax import train as train_lib
 from crl_jax.data import inspection, source, stream
 from crl_jax.data.labels import combinations, read_labels, read_split
+from crl_jax.data.quiet import tfds
+from crl_jax.errors import UserError
 from crl_jax.inference.prediction_formats import FORMATS
 from crl_jax.kinds import Categorical, Multilabel, Regression
 
 TASKS = ["side", "colours", "brightness"]
+SWEEP = ("model.cross.init", [0.2])
 
 
 @pytest.fixture(scope="module")
@@ -220,8 +223,6 @@ def test_exports_answer_as_the_network(run, predictor, tmp_path):
 
 
 def test_the_data_are_inspected(config, tmp_path, capsys):
-    from crl_jax import config_check
-
     inspection.inspect(config_check.check(config), tmp_path, few=2, seconds=0.1)
     printed = capsys.readouterr().out
     for text in ("colours: 3 classes", "brightness: a number", "median number"):
@@ -246,3 +247,114 @@ def test_a_run_of_numbers_alone(config, tmp_path, listed):
     assert (
         crl_jax.load(tmp_path / "run")(str(listed.parent / "95.png"))[0].joint is None
     )
+
+
+class Tagged(tfds.core.GeneratorBasedBuilder):
+    """Pictures with a list of labels each, the first of which has none."""
+
+    name = "tagged"
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _info(self):
+        label = tfds.features.ClassLabel(names=["cat", "dog", "owl"])
+        features = {
+            "image": tfds.features.Image(shape=(16, 16, 3)),
+            "tags": tfds.features.Sequence(label),
+            "kind": label,
+        }
+        return tfds.core.DatasetInfo(
+            builder=self, features=tfds.features.FeaturesDict(features)
+        )
+
+    def _split_generators(self, dl_manager):
+        return {split: self._generate_examples() for split in ("train", "test")}
+
+    def _generate_examples(self):
+        for i in range(4):
+            image = np.full((16, 16, 3), 60 * i, np.uint8)
+            yield i, {"image": image, "tags": list(range(i)), "kind": i % 3}
+
+
+def test_a_tfds_data_set_with_lists_of_labels(new_config, tmp_path):
+    config = new_config()
+    config.data.manifest, config.data.tfds = "", "tagged"
+    config.data.val_split = "train"
+    config.data.dir = str(tmp_path)
+    with config.unlocked():
+        config.data.tasks = {"tags": "tags", "kind": "kind"}
+        config.tasks.tags = {"kind": "multilabel"}
+    config = config_check.check(config)
+    data = source.open_source(config)
+    assert data.kinds["tags"] == Multilabel(("cat", "dog", "owl"))
+    (batch,) = stream.eval_batches(data, config, "train")
+    found = sorted(batch["labels"]["tags"].tolist())
+    none_padding = [[-1] * 3] * 4
+    assert found == [*none_padding, [0, 0, 0], [1, 0, 0], [1, 1, 0], [1, 1, 1]]
+    by_read = read_labels(data, "train")["tags"].tolist()
+    assert sorted(by_read) == found[4:]
+
+
+@pytest.mark.parametrize(
+    ("feature", "kind", "message"),
+    [
+        ("kind", "multilabel", "'kind' is not a list of class labels of 'tagged'; it"),
+        ("tags", "categorical", "'tags' is not a class label of 'tagged'; it has: ki"),
+        ("kind", "regression", "regression needs a manifest, whose column 'a' holds"),
+    ],
+)
+def test_features_of_another_kind(new_config, feature, kind, message):
+    config = new_config()
+    config.data.manifest, config.data.tfds = "", "tagged"
+    with config.unlocked():
+        config.data.tasks = {"a": feature}
+        config.tasks.a = {"kind": kind}
+    with pytest.raises(UserError, match=message):
+        source.find_source(config_check.check(config))
+
+
+def test_a_comparison_of_three_kinds(config, run, tmp_path):
+    pytest.importorskip("matplotlib")
+    from crl_jax.comparison import document, measurements, plan
+    from crl_jax.comparison.plan import Variant
+    from crl_jax.comparison.report import report as compare_report
+    from crl_jax.comparison.results import Results, write_csv
+    from crl_jax.comparison.runs import Outcome
+
+    kinds = workdir.read(run[0]).kinds
+    what = plan.make(config_check.check(config), ["S", "M", "X"], 3, [SWEEP])
+
+    def outcome(variant, seed):
+        """X errs by half as much as the others."""
+        error = (0.01 if variant.network == "X" else 0.02) + seed / 10_000
+        test = {
+            "side": {"count": 10, "loss": 1.0, "top1": 0.5, "top5": np.nan},
+            "colours": {"count": 10, "loss": 1.0, "map": 0.6, "f1": 0.5},
+            "brightness": {"count": 10, "loss": 1.0, "mae": error, "pearson": 0.9},
+            "joint": {"count": 10, "top1": 0.5},
+        }
+        test["side"]["mean_class"] = 0.5
+        val = {"side": 0.5, "colours": 0.6, "brightness": error}
+        return Outcome(variant, seed, run[0], 5, val, test)
+
+    outcomes = [outcome(v, seed) for v in what.configs for seed in range(3)]
+    results = Results.of(what, kinds, outcomes)
+    gain = results.gain(Variant("X"))
+    expected = [-100 * (0.01 - 0.02) / (0.02 + seed / 10_000) / 3 for seed in range(3)]
+    np.testing.assert_allclose(gain, expected)
+    std = kinds["brightness"].std
+    goodness = [np.mean([0.5, 0.6, 1 - (0.01 + s / 10_000) / std]) for s in range(3)]
+    np.testing.assert_allclose(results.val(Variant("X")), goodness)
+    cost = measurements.Measurement(1000, 2e9, 0.02, 3_000_000, "1 cpu")
+    costs = dict.fromkeys(what.configs, cost)
+    blocks = compare_report(results, costs, {}, [], tmp_path / "figures")
+    text = document.markdown(blocks, tmp_path)
+    for heading in ("Top-1", "mAP", "F1", "MAE", "Pearson", "MAE against S"):
+        assert f"## {heading}\n" in text
+    assert "better: −0.01" in text.split("## MAE against S")[1].split("##")[0]
+    assert "the tasks' mean top-1 and mAP and 1 − MAE / standard deviation" in text
+    write_csv(results, tmp_path / "results.csv")
+    with (tmp_path / "results.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert float(rows[2]["mae"]) == 0.02
+    assert float(rows[2]["val_mae"]) == 0.02
+    assert rows[2]["top1"] == rows[2]["val_top1"] == rows[0]["mae"] == ""

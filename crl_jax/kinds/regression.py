@@ -50,8 +50,10 @@ class Regression(Kind):
     def of_numbers(cls, settings: ConfigDict, numbers: np.ndarray) -> "Regression":
         """Returns the kind of a task with these training labels, `[N]`, N above 0."""
         numbers = np.asarray(numbers, np.float64)
-        # The deviation of equal numbers need not be 0 in floating point.
-        std = float(np.std(numbers)) if np.ptp(numbers) > 0 else 1.0
+        # The deviation of equal numbers need not be 0 in floating point, nor that of
+        # very small ones above it.
+        std = float(np.std(numbers)) if np.ptp(numbers) > 0 else 0.0
+        std = std or 1.0
         return cls(float(np.mean(numbers)), std, settings.loss)
 
     @property
