@@ -76,9 +76,9 @@ def claim(workdir: Path, run: Run) -> Iterator[None]:
         for name in ("manifest", "dir"):  # it can then be evaluated from any folder
             if content["data"][name]:
                 content["data"][name] = str(Path(content["data"][name]).resolve())
-        labels = {task: kind.labels for task, kind in run.kinds.items()}
+        known = {task: kind.known for task, kind in run.kinds.items()}
         with writing(workdir):
-            _write_json(workdir / "classes.json", labels)
+            _write_json(workdir / "classes.json", known)
             _write_json(workdir / "data.json", {"identity": run.data})
             _write_json(workdir / "config.json", content)
         yield
@@ -194,10 +194,10 @@ def read(workdir: Path) -> Run:
         )
     content = _read_json(workdir / "config.json")
     config = config_check.check(config_lib.from_dict(content))
-    labels = _read_json(workdir / "classes.json")
+    known = _read_json(workdir / "classes.json")
     data = _read_json(workdir / "data.json").get("identity", "")
     try:
-        return Run(config, kinds.from_labels(config, labels), data)
+        return Run(config, kinds.from_known(config, known), data)
     except (TypeError, ValueError, KeyError) as error:
         raise UserError(
             f"{workdir / 'classes.json'} does not belong to config.json beside it: "

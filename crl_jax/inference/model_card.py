@@ -35,13 +35,13 @@ from flax.traverse_util import unflatten_dict
 from safetensors.numpy import load_file
 
 from crl_jax.config import from_dict
-from crl_jax.kinds import from_labels, widths
+from crl_jax.kinds import from_known, widths
 from crl_jax.models import build
 
 with open("config.json") as file:
     description = json.load(file)
 config = from_dict(description["crl_jax"])
-kinds = from_labels(config, description["labels"])
+kinds = from_known(config, description["labels"])
 network = build(config, widths(kinds))
 variables = unflatten_dict(load_file("model.safetensors"), sep="/")
 logits = network.apply(variables, images)
@@ -88,7 +88,7 @@ def write(trained: Trained, folder: Path, workdir: Path, what: dict[str, str]) -
         "architectures": ["MultitaskResNet"],
         "library_version": crl_jax.__version__,
         "image_size": data.image_size,
-        "labels": {task: kind.labels for task, kind in trained.run.kinds.items()},
+        "labels": {task: kind.known for task, kind in trained.run.kinds.items()},
         "crl_jax": config,
     }
     preprocessor = {

@@ -27,7 +27,7 @@ __all__ = [
     "categorical_classes",
     "class_names",
     "class_of",
-    "from_labels",
+    "from_known",
     "widths",
 ]
 
@@ -43,19 +43,19 @@ def class_of(config: ConfigDict, task: str) -> type[Kind]:
     return KINDS[config.tasks.get(task, default_task()).kind]
 
 
-def from_labels(config: ConfigDict, labels: Mapping[str, Any]) -> dict[str, Kind]:
+def from_known(config: ConfigDict, known: Mapping[str, Any]) -> dict[str, Kind]:
     """Returns the kinds of a run's tasks.
 
     Args:
       config: a checked config.
-      labels: `{task: its Kind.labels}`, as in a run's `classes.json`.
+      known: `{task: its Kind.known}`, as in a run's `classes.json`.
 
     Raises:
-      TypeError, ValueError: labels that are not of the task's kind.
+      TypeError, ValueError, KeyError: what is known is of another kind.
     """
     return {
         task: class_of(config, task).of(config.tasks.get(task, default_task()), of_task)
-        for task, of_task in labels.items()
+        for task, of_task in known.items()
     }
 
 

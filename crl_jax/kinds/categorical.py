@@ -32,11 +32,11 @@ class Categorical(Kind):
     missing = -1
 
     @classmethod
-    def of(cls, settings: ConfigDict, labels: Any) -> "Categorical":
-        return cls(tuple(labels))
+    def of(cls, settings: ConfigDict, known: Any) -> "Categorical":
+        return cls(tuple(known))
 
     @property
-    def labels(self) -> list[str]:
+    def known(self) -> list[str]:
         return list(self.names)
 
     def is_labelled(self, labels: Any) -> Any:

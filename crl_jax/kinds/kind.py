@@ -62,18 +62,18 @@ class Kind(ABC):
 
     @classmethod
     @abstractmethod
-    def of(cls, settings: ConfigDict, labels: Any) -> "Kind":
+    def of(cls, settings: ConfigDict, known: Any) -> "Kind":
         """Returns the kind of a task.
 
         Args:
           settings: `config.tasks.<task>`.
-          labels: what `labels` gave.
+          known: what `known` gave.
         """
 
     @property
     @abstractmethod
-    def labels(self) -> Any:
-        """What is to be known of the labels, for JSON."""
+    def known(self) -> Any:
+        """What the data tell of this task's labels, for JSON."""
 
     @property
     def width(self) -> int:

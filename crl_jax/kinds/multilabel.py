@@ -30,11 +30,11 @@ class Multilabel(Kind):
     judged_whole = True
 
     @classmethod
-    def of(cls, settings: ConfigDict, labels: Any) -> "Multilabel":
-        return cls(tuple(labels))
+    def of(cls, settings: ConfigDict, known: Any) -> "Multilabel":
+        return cls(tuple(known))
 
     @property
-    def labels(self) -> list[str]:
+    def known(self) -> list[str]:
         return list(self.names)
 
     def is_labelled(self, labels: Any) -> Any:

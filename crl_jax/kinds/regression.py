@@ -42,9 +42,8 @@ class Regression(Kind):
     judged_whole = True
 
     @classmethod
-    def of(cls, settings: ConfigDict, labels: Any) -> "Regression":
-        mean, std = float(labels["mean"]), float(labels["std"])
-        return cls(mean, std, settings.loss)
+    def of(cls, settings: ConfigDict, known: Any) -> "Regression":
+        return cls(float(known["mean"]), float(known["std"]), settings.loss)
 
     @classmethod
     def of_numbers(cls, settings: ConfigDict, numbers: np.ndarray) -> "Regression":
@@ -57,7 +56,7 @@ class Regression(Kind):
         return cls(float(np.mean(numbers)), std, settings.loss)
 
     @property
-    def labels(self) -> dict[str, float]:
+    def known(self) -> dict[str, float]:
         return {"mean": self.mean, "std": self.std}
 
     @property
