@@ -23,6 +23,8 @@ def default() -> ConfigDict:
     config.model.dtype = "float32"  # of the computation; parameters stay float32
     config.model.sync_batch_norm = False  # statistics over all devices, not each
     config.model.remat = ()  # stages, 2 to 5, computed again in the backward pass
+    config.model.frozen = "none"  # last stage that is not trained: stem, res2 ... res5
+    config.model.frozen_batch_stats = False  # batch norm keeps the statistics it has
     config.model.cross = ConfigDict()
     config.model.cross.kind = "scalar"  # scalar, channel or conv (1x1)
     config.model.cross.init = 0.1  # weight of the other tasks' shortcuts; 0: M-ResNet
@@ -72,6 +74,8 @@ def default() -> ConfigDict:
     config.optim = ConfigDict()
     config.optim.name = "sgd"  # or adamw
     config.optim.learning_rate = 0.1  # at its highest, for the whole batch
+    config.optim.head_multiplier = 1.0  # of the rate, for heads
+    config.optim.layer_decay = 1.0  # of the rate, each stage further from the heads
     config.optim.schedule = "cosine"  # or step, constant
     config.optim.warmup = 0.05  # share of the run with a linearly rising rate
     config.optim.decay_at = (0.5, 0.75)  # step schedule: shares of the run

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from crl_jax import losses, metrics, optim
 from crl_jax.data import Batch
 from crl_jax.models import layers
-from crl_jax.models.network import DATA_AXIS, TASK_AXIS, MultitaskResNet
+from crl_jax.models.network import DATA_AXIS, TASK_AXIS, MultitaskResNet, split_layers
 from crl_jax.train_state import TrainState
 
 Array = jax.Array
@@ -43,9 +43,13 @@ def make_train_step(
     norm, skip = gradient_norm(network), config.train.skip_nonfinite
 
     def loss_and_sums(
-        params: Any, batch_stats: Any, batch: Batch, counts: Mapping[str, Array]
+        trained: Any,
+        frozen: Any,
+        batch_stats: Any,
+        batch: Batch,
+        counts: Mapping[str, Array],
     ) -> tuple[Array, tuple[Any, metrics.Sums]]:
-        variables = {"params": params, "batch_stats": batch_stats}
+        variables = {"params": frozen | trained, "batch_stats": batch_stats}
         outputs: Any = network.apply(
             variables, batch["image"], train=True, mutable=["batch_stats"]
         )
@@ -59,7 +63,7 @@ def make_train_step(
         return loss, (updated["batch_stats"], sums)
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Report]:
-        params = state.variables["params"]
+        frozen, trained = split_layers(state.variables["params"], network.frozen_layers)
         # Means are over the labelled examples of all devices, however they are spread.
         counts = lax.psum(
             {t: jnp.sum(labels >= 0) for t, labels in batch["labels"].items()},
@@ -68,7 +72,9 @@ def make_train_step(
 
         def gradients_of(batch_stats: Any, part: Batch) -> tuple[Any, Any]:
             gradient = jax.grad(loss_and_sums, has_aux=True)
-            gradients, (batch_stats, sums) = gradient(params, batch_stats, part, counts)
+            gradients, (batch_stats, sums) = gradient(
+                trained, frozen, batch_stats, part, counts
+            )
             return batch_stats, (gradients, sums)
 
         batch_stats, (gradients, sums) = _accumulate(
@@ -77,13 +83,13 @@ def make_train_step(
         # Everything crosses the wire here, once.
         gradients, sums = lax.psum((gradients, sums), DATA_AXIS)
         if network.task_devices > 1:
-            own, shared = _split(gradients, network.stacked_layers)
+            own, shared = split_layers(gradients, network.stacked_layers)
             gradients = own | lax.psum(shared, TASK_AXIS)
         batch_stats = lax.pmean(batch_stats, DATA_AXIS)
 
-        updates, opt_state = optimizer.update(gradients, state.opt_state, params)
-        params = optax.apply_updates(params, updates)
-        variables = {"params": params, "batch_stats": batch_stats}
+        updates, opt_state = optimizer.update(gradients, state.opt_state, trained)
+        trained = optax.apply_updates(trained, updates)
+        variables = {"params": frozen | trained, "batch_stats": batch_stats}
         average = state.average
         if average is not None:
             average = optim.update_average(
@@ -129,12 +135,6 @@ def _unless_broken(
         step=new.step if skip else kept.step,
         skipped=old.skipped + (~finite).astype(jnp.int32),
     )
-
-
-def _split(tree: Any, stacked: frozenset[str]) -> tuple[Any, Any]:
-    """Returns the layers that are stacked over tasks, and the others."""
-    own = {layer: leaves for layer, leaves in tree.items() if layer in stacked}
-    return own, {layer: leaves for layer, leaves in tree.items() if layer not in own}
 
 
 def make_eval_step(
@@ -202,7 +202,7 @@ def gradient_norm(network: MultitaskResNet) -> Callable[[Any], Array]:
         return optax.tree.norm
 
     def norm(gradients: Any) -> Array:
-        own, shared = _split(gradients, network.stacked_layers)
+        own, shared = split_layers(gradients, network.stacked_layers)
         squares = lax.psum(optax.tree.norm(own, squared=True), TASK_AXIS)
         return jnp.sqrt(squares + optax.tree.norm(shared, squared=True))
 

@@ -23,6 +23,7 @@ from crl_jax import (
 from crl_jax.checkpoints import Checkpoints
 from crl_jax.data import labels, source, stream
 from crl_jax.logs import MetricsLog, NoLog
+from crl_jax.models.network import crosses, layer_names
 from crl_jax.schedule import Schedule
 from crl_jax.stopping import stop_at_broken_step, stop_request
 from crl_jax.terminal import TrainingProgress, console
@@ -53,6 +54,8 @@ def train(config: ConfigDict, directory: str | os.PathLike[str]) -> metrics.Mean
     network = models.build(config, data.num_classes)
     mesh = devices.make_mesh(config.train.task_devices, len(data.classes))
     devices.check_batch_size(config, mesh)
+    if not workdir.has_checkpoint(folder):
+        start.check(config)
 
     run = workdir.Run(config, data.classes, data.identity)
     with workdir.claim(folder, run) if devices.is_first() else nullcontext():
@@ -96,6 +99,8 @@ def _train(
         state = train_state.create(network, optimizer, config, abstract)
         state = start.from_weights(state, config, network, mesh)
         console.print(describe(config, data, schedule, mesh), soft_wrap=True)
+        if warning := what_cannot_cross(network):
+            console.print(warning, soft_wrap=True)
     else:
         console.print(f"Going on at step {first:,} of {schedule.steps:,} in {folder}.")
 
@@ -183,4 +188,18 @@ def describe(
         f"{config.data.image_size} px, {schedule.steps:,} steps of "
         f"{schedule.batch_size} on {mesh.size} {mesh.devices.flat[0].platform} "
         f"device{'s' if mesh.size > 1 else ''}. The first step compiles."
+    )
+
+
+def what_cannot_cross(network: models.MultitaskResNet) -> str:
+    """Returns a warning where cross weights are set and nothing can cross; else ""."""
+    weights_set = network.cross_init != 0 or network.cross_learned
+    can_cross = crosses(network.depth, network.branch_from)
+    if not weights_set or can_cross or len(network.classes) == 1:
+        return ""
+    last = layer_names(network.depth)[-3]
+    return (
+        "Warning: nothing crosses between the tasks. Branched from "
+        f"{network.branch_from}, they have no unit of their own behind another: set "
+        f"config.model.branch_from to {last} or before, or config.model.cross.init=0."
     )

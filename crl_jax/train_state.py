@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from crl_jax import metrics
 from crl_jax.models import layers
-from crl_jax.models.network import TASK_AXIS, MultitaskResNet
+from crl_jax.models.network import TASK_AXIS, MultitaskResNet, split_layers
 
 Array = jax.Array
 
@@ -24,7 +24,7 @@ class TrainState(struct.PyTreeNode):
     Attributes:
       step: number of updates done, which is also the position in the data.
       variables: `{"params": ..., "batch_stats": ...}` of the network.
-      opt_state: state of the optimiser.
+      opt_state: state of the optimiser, for the layers that are trained.
       average: moving average of `variables`, or None.
       sums: of the metrics of the steps since the last row of the log.
       skipped: number of steps that changed nothing, since a loss or gradient of theirs
@@ -57,10 +57,11 @@ def create_state(
     images = jnp.zeros((1, size, size, 3), jnp.uint8)
     whole = network.clone(task_devices=1)
     variables = whole.init(jax.random.key(config.train.seed), images)
+    _, trained = split_layers(variables["params"], network.frozen_layers)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         variables=variables,
-        opt_state=optimizer.init(variables["params"]),
+        opt_state=optimizer.init(trained),
         average=jax.tree.map(jnp.copy, variables) if config.optim.ema > 0 else None,
         sums=metrics.zeros(network.classes),
         skipped=jnp.zeros((), jnp.int32),

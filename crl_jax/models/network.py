@@ -64,6 +64,33 @@ def layer_names(depth: int) -> list[str]:
     return ["stem", *(name for stage in stages for name in stage), "head"]
 
 
+# The coarse parts of a network below its heads, and how units are named after them.
+STAGES = ("stem", "res2", "res3", "res4", "res5")
+
+
+def frozen_layers(depth: int, frozen: str) -> frozenset[str]:
+    """Returns the layers up to the end of a stage; none for "none"."""
+    if frozen == "none":
+        return frozenset()
+    kept = STAGES[: STAGES.index(frozen) + 1]
+    return frozenset(name for name in layer_names(depth) if name.startswith(kept))
+
+
+def crosses(depth: int, branch_from: str) -> bool:
+    """Whether cross-residuals can carry anything from task to task.
+
+    All branches of the first branched unit see the same x. If it is also the last one,
+    whose shortcut is the identity in every ResNet, what crosses there is x itself.
+    """
+    return len(branched_layers(depth, branch_from) - {"stem", "head"}) > 1
+
+
+def split_layers(tree: Any, layers: frozenset[str]) -> tuple[Any, Any]:
+    """Returns those layers of a tree of parameters that are in `layers`, and others."""
+    own = {layer: leaves for layer, leaves in tree.items() if layer in layers}
+    return own, {layer: leaves for layer, leaves in tree.items() if layer not in own}
+
+
 def branched_layers(depth: int, branch_from: str) -> frozenset[str]:
     """Returns the layers that each task has for itself, heads included.
 
@@ -100,6 +127,9 @@ class MultitaskResNet(nn.Module):
       batch_norm_axis: mapped axis over which batch statistics are averaged.
       remat: stages, 2 to 5, whose units keep nothing but their input for the backward
         pass and are computed again there: less memory for more time.
+      frozen: last stage of those that are not trained (see `STAGES`), or "none". Their
+        batch norm uses and keeps its running statistics.
+      frozen_batch_stats: whether all batch norm does.
       task_devices: devices that T is divided over. With more than one the network runs
         mapped over `TASK_AXIS`, with the parameters of T / task_devices tasks on each.
     """
@@ -119,12 +149,19 @@ class MultitaskResNet(nn.Module):
     dtype: Any = jnp.float32
     batch_norm_axis: str | None = None
     remat: tuple[int, ...] = ()
+    frozen: str = "none"
+    frozen_batch_stats: bool = False
     task_devices: int = 1
 
     @property
     def stacked_layers(self) -> frozenset[str]:
         """Layers whose parameters have a leading axis T."""
         return branched_layers(self.depth, self.branch_from) - {"head"}
+
+    @property
+    def frozen_layers(self) -> frozenset[str]:
+        """Layers whose parameters stay as they are."""
+        return frozen_layers(self.depth, self.frozen)
 
     @nn.compact
     def __call__(self, images: Array, train: bool = False) -> dict[str, Array]:
@@ -148,12 +185,12 @@ class MultitaskResNet(nn.Module):
           UserError: `branch_from` is not a layer of this network.
         """
         branched = branched_layers(self.depth, self.branch_from)
-        norm = functools.partial(BatchNorm, train=train, axis_name=self.batch_norm_axis)
         unit_class, unit_settings, stage_sizes = self._architecture()
 
         x = self._normalise(images)
         stem = self._layer(units.Stem, "stem" in branched, input_is_shared=True)
         channels = round(64 * self.width)
+        norm = self._norm("stem", train)
         x = stem(channels, size=self.stem, norm=norm, name="stem")(x)
 
         for stage, names in enumerate(unit_names(stage_sizes)):
@@ -165,6 +202,7 @@ class MultitaskResNet(nn.Module):
                     name in branched,
                     input_is_shared=x.ndim == 4,
                 )
+                norm = self._norm(name, train)
                 unit = unit(
                     channels, stride=stride, norm=norm, name=name, **unit_settings
                 )
@@ -195,6 +233,13 @@ class MultitaskResNet(nn.Module):
             for v in (self.mean, self.std)
         )
         return ((images.astype(jnp.float32) - mean) / std).astype(self.dtype)
+
+    def _norm(self, layer: str, train: bool) -> Callable[..., BatchNorm]:
+        """Returns the batch norm of a layer."""
+        keeps = self.frozen_batch_stats or layer in self.frozen_layers
+        return functools.partial(
+            BatchNorm, train=train and not keeps, axis_name=self.batch_norm_axis
+        )
 
     def _layer(
         self, layer: type[nn.Module], in_branch: bool, input_is_shared: bool
@@ -244,5 +289,7 @@ def build(config: ConfigDict, classes: Mapping[str, int]) -> MultitaskResNet:
         dtype=jnp.dtype(model.dtype),
         batch_norm_axis=DATA_AXIS if model.sync_batch_norm else None,
         remat=tuple(model.remat),
+        frozen=model.frozen,
+        frozen_batch_stats=model.frozen_batch_stats,
         task_devices=config.train.task_devices,
     )
