@@ -83,6 +83,12 @@ def default() -> ConfigDict:
     config.optim.momentum = 0.9  # of AdamW: its first beta
     config.optim.nesterov = False  # look ahead by one update
     config.optim.weight_decay = 1e-4  # on kernels only
+    config.optim.weighting = "fixed"  # of the tasks; or equal, uncertainty, dwa,
+    # geometric, gradnorm, pcgrad, cagrad: see `crl_jax/weighting`
+    config.optim.weighting_rate = 0.025  # learning rate of uncertainty and gradnorm
+    config.optim.dwa_temperature = 2.0  # of dwa; higher: more alike
+    config.optim.gradnorm_alpha = 1.5  # of gradnorm; higher: tasks that lag get more
+    config.optim.cagrad_c = 0.5  # of cagrad, 0 to 1; 0: the mean of the gradients
     config.optim.clip_norm = 0.0  # largest global norm of the gradient; 0: none
     config.optim.label_smoothing = 0.0  # share of a label that all classes get
     config.optim.ema = 0.0  # decay of the parameter average that is evaluated; 0: none
@@ -105,7 +111,7 @@ def from_dict(content: Mapping[str, Any]) -> ConfigDict:
 def default_task() -> ConfigDict:
     """Returns the settings of one task, `config.tasks.<name>`."""
     task = ConfigDict()
-    task.weight = 1.0  # of its loss in the sum
+    task.weight = 1.0  # of its loss in the sum, if optim.weighting is fixed
     task.classes = 0  # expected number; 0: as the data says
     return task
 

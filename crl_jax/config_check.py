@@ -25,6 +25,10 @@ _CHOICES = {
     "data.augment": ("random_resized_crop", "pad_and_crop", "none"),
     "data.sampling": ("uniform", "balanced", "square_root"),
     "optim.name": ("sgd", "adamw"),
+    "optim.weighting": (
+        *("fixed", "equal", "uncertainty", "dwa", "geometric"),
+        *("gradnorm", "pcgrad", "cagrad"),
+    ),
     "optim.schedule": ("cosine", "step", "constant"),
 }
 _POSITIVE = (
@@ -37,6 +41,8 @@ _POSITIVE = (
     "train.log_every",
     "optim.learning_rate",
     "optim.head_multiplier",
+    "optim.weighting_rate",
+    "optim.dwa_temperature",
     "optim.layer_decay",
 )
 _NOT_NEGATIVE = (
@@ -48,6 +54,7 @@ _NOT_NEGATIVE = (
     "data.resize",
     "optim.weight_decay",
     "optim.clip_norm",
+    "optim.gradnorm_alpha",
     "optim.decay_by",
 )
 _SHARES = (
@@ -55,6 +62,7 @@ _SHARES = (
     "data.max_undecodable",
     "optim.momentum",
     "optim.warmup",
+    "optim.cagrad_c",
     "optim.layer_decay",
     "optim.label_smoothing",
     "optim.ema",

@@ -14,6 +14,7 @@ def check(config: ConfigDict) -> None:
     _check_data_and_length(config)
     _check_network(config)
     _check_fine_tuning(config)
+    _check_weighting(config)
 
 
 def _check_data_and_length(config: ConfigDict) -> None:
@@ -75,3 +76,20 @@ def _check_fine_tuning(config: ConfigDict) -> None:
                 f"config.model.{name}={model[name]} would keep what the seed alone "
                 "made: name the weights to start from with config.init.from."
             )
+
+
+def _check_weighting(config: ConfigDict) -> None:
+    weighting = config.optim.weighting
+    for task, settings in config.tasks.items():
+        if weighting != "fixed" and settings.weight != 1:
+            raise UserError(
+                f"config.tasks.{task}.weight is {settings.weight}, which "
+                f"config.optim.weighting={weighting} would not look at: set it to 1, "
+                "or weighting=fixed."
+            )
+    by_gradients = weighting in ("gradnorm", "pcgrad", "cagrad")
+    if by_gradients and config.train.task_devices > 1:
+        raise UserError(
+            f"config.optim.weighting={weighting} needs the gradients of all tasks on "
+            "one device: set config.train.task_devices=1."
+        )

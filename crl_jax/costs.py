@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from crl_jax import models
 from crl_jax.models import layers
-from crl_jax.models.network import branched_layers, split_layers
+from crl_jax.models.architecture import branched_layers, split_layers
 
 
 @dataclass(frozen=True)

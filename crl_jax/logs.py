@@ -25,8 +25,9 @@ class MetricsLog:
     `metrics.csv` has a row a step and split: `step, epoch, split, learning_rate,
     skipped` (steps left out so far, since a number of theirs was none), then
     `<task>_loss, <task>_top1, <task>_top5, <task>_mean_class` for each task, then
-    `joint_top1`. Shares are between 0 and 1; an empty cell means that a number does not
-    exist. A resumed run goes on after the row of the step it resumes from.
+    `joint_top1`, then the `<task>_weight` in that step's update. Shares are between 0
+    and 1; an empty cell means that a number does not exist. A resumed run goes on after
+    the row of the step it resumes from.
 
     A disk that cannot be written does not stop the run: rows wait until it can. What is
     there is never changed, but for what a kill has left half-written.
@@ -38,6 +39,7 @@ class MetricsLog:
         self._columns = ["step", "epoch", "split", "learning_rate", "skipped"]
         self._columns += [f"{task}_{name}" for task in tasks for name in COLUMNS]
         self._columns += ["joint_top1"]
+        self._columns += [f"{task}_weight" for task in tasks]
         self._waiting = b""
         with workdir.writing(folder):
             self._size = self._drop_rows_after(resumed_step)

@@ -19,7 +19,8 @@ _NO_CROSS: Settings = {
 
 # What each network says of the config; the rest is the config's own.
 NETWORKS: dict[str, Settings] = {
-    "S": {"model.branch_from": "stem"} | _NO_CROSS,
+    # Nothing is shared that the tasks could be weighted against each other for.
+    "S": {"model.branch_from": "stem", "optim.weighting": "fixed"} | _NO_CROSS,
     "M": _NO_CROSS,
     "X": {},
     "heads": {"model.branch_from": "head"} | _NO_CROSS,

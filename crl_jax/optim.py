@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
-from crl_jax.models.network import STAGES
+from crl_jax.models.architecture import STAGES
 
 Array = jax.Array
 LearningRate = Callable[[Any], Any]

@@ -18,12 +18,13 @@ from crl_jax import (
     start,
     step,
     train_state,
+    weighting,
     workdir,
 )
 from crl_jax.checkpoints import Checkpoints
 from crl_jax.data import labels, source, stream
 from crl_jax.logs import MetricsLog, NoLog
-from crl_jax.models.network import crosses, layer_names
+from crl_jax.models.architecture import crosses, layer_names
 from crl_jax.schedule import Schedule
 from crl_jax.stopping import stop_at_broken_step, stop_request
 from crl_jax.terminal import TrainingProgress, console
@@ -54,6 +55,7 @@ def train(config: ConfigDict, directory: str | os.PathLike[str]) -> metrics.Mean
     network = models.build(config, data.num_classes)
     mesh = devices.make_mesh(config.train.task_devices, len(data.classes))
     devices.check_batch_size(config, mesh)
+    weighting.make(config, network)  # refuses a network that it cannot work on
     if not workdir.has_checkpoint(folder):
         start.check(config)
 
@@ -81,7 +83,7 @@ def _train(
     optimizer = optim.make(config.optim, learning_rate, step.gradient_norm(network))
     abstract = train_state.abstract_state(network, optimizer, config, mesh)
     train_step = step.map_train_step(
-        step.make_train_step(network, optimizer, config),
+        step.make_train_step(network, optimizer, config, schedule.epoch_steps),
         mesh,
         train_state.partition_specs(abstract),
     )
@@ -140,6 +142,8 @@ def _train(
                 check_step(number, report)
                 rate, epoch = float(learning_rate(number - 1)), schedule.epoch(number)
                 result, skipped = metrics.means([state.sums], tasks), int(state.skipped)
+                for task, weight in report["weights"].items():
+                    result[task]["weight"] = float(weight)
                 state = train_state.clear_sums(state)
                 log.write(number, epoch, "train", result, rate, skipped)
                 progress.line(number, epoch, "train", result)

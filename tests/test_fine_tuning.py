@@ -12,7 +12,8 @@ from crl_jax import config_check, models, optim, step, train_state
 from crl_jax.config import default
 from crl_jax.devices import put_batch
 from crl_jax.errors import UserError
-from crl_jax.models.network import DATA_AXIS, TASK_AXIS, crosses, layer_names
+from crl_jax.models.architecture import crosses, layer_names
+from crl_jax.models.network import DATA_AXIS, TASK_AXIS
 from crl_jax.train import train, what_cannot_cross
 
 CLASSES = {"noun": 4, "anp": 7}

@@ -14,7 +14,8 @@ from flax import traverse_util
 
 from crl_jax.errors import UserError
 from crl_jax.models import units
-from crl_jax.models.network import ARCHITECTURES, MultitaskResNet, unit_names
+from crl_jax.models.architecture import ARCHITECTURES, unit_names
+from crl_jax.models.network import MultitaskResNet
 from crl_jax.models.weight_files import Tensor, read_keras, read_torch
 
 # Where an array lies in the variables: ("params", "res2a", "conv1", "kernel").

@@ -11,7 +11,7 @@ import numpy as np
 
 from crl_jax import config, metrics
 from crl_jax.costs import Cost
-from crl_jax.models.network import branched_layers, layer_names
+from crl_jax.models.architecture import branched_layers, layer_names
 from crl_jax.reports import charts, page
 from crl_jax.reports.findings import Answer, Findings
 from crl_jax.reports.page import Child, Element, element
