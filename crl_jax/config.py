@@ -30,7 +30,7 @@ def default() -> ConfigDict:
     config.model.cross.init = 0.1  # weight of the other tasks' shortcuts; 0: M-ResNet
     config.model.cross.learned = False  # whether cross weights are parameters
 
-    config.model.fusion = "none"  # baselines instead: cross_stitch or nddr
+    config.model.fusion = "none"  # baselines instead: cross_stitch, nddr or mtan
 
     config.data = ConfigDict()
     config.data.manifest = ""  # a CSV: file,split,<task>,<task>,...

@@ -21,7 +21,7 @@ _CHOICES = {
     "model.dtype": ("float32", "bfloat16"),
     "model.cross.kind": ("scalar", "channel", "conv"),
     "model.frozen": ("none", "stem", "res2", "res3", "res4", "res5"),
-    "model.fusion": ("none", "cross_stitch", "nddr"),
+    "model.fusion": ("none", "cross_stitch", "nddr", "mtan"),
     "data.augment": ("random_resized_crop", "pad_and_crop", "none"),
     "data.sampling": ("uniform", "balanced", "square_root"),
     "optim.name": ("sgd", "adamw"),

@@ -53,6 +53,11 @@ def _check_network(config: ConfigDict) -> None:
             f"config.model.fusion={config.model.fusion} is a baseline without "
             "cross-residuals: set config.model.cross.init=0, or fusion=none."
         )
+    if config.model.fusion == "mtan" and config.model.branch_from != "head":
+        raise UserError(
+            "config.model.fusion=mtan attends to a trunk without branches: set "
+            "config.model.branch_from=head."
+        )
     if config.model.fusion != "none" and config.train.task_devices > 1:
         raise UserError(
             f"config.model.fusion={config.model.fusion} needs all tasks on one device: "

@@ -7,7 +7,8 @@
 | X, cross-residual   | `res5b`       | 0.1          |
 | heads only          | `head`        | -            |
 
-The baselines cross-stitch and NDDR are M with a `Fusion` after each branched unit.
+The baselines cross-stitch and NDDR are M with a `Fusion` after each branched unit; MTAN
+is heads only, with a `StageAttention` after each stage.
 """
 
 import functools
@@ -27,6 +28,7 @@ from crl_jax.models.architecture import (
     layer_names,
     unit_names,
 )
+from crl_jax.models.attention import StageAttention
 from crl_jax.models.batch_norm import BatchNorm
 from crl_jax.models.cross_residual import CrossResidual
 from crl_jax.models.fusion import Fusion
@@ -49,8 +51,9 @@ class MultitaskResNet(nn.Module):
       depth: 12, 18, 34, 50, 101 or 152.
       branch_from: first layer that each task has for itself (see `layer_names`).
       cross_kind, cross_init, cross_learned: see `CrossResidual`.
-      fusion: "none", or what mixes the tasks after a branched unit (see `Fusion`); it
-        lies where learned cross weights do.
+      fusion: "none"; or "cross_stitch" or "nddr", which mix the tasks after a branched
+        unit (see `Fusion`); or "mtan", with which they attend to a trunk that has no
+        branches (see `StageAttention`). It lies at `<unit>_cross`, or `<stage>_cross`.
       width: multiplies the channels of every stage.
       stem: "large" or "small" (see `units.Stem`).
       stride_in: "3x3" or "1x1" (see `units.BottleneckUnit`).
@@ -131,8 +134,9 @@ class MultitaskResNet(nn.Module):
         norm = self._norm("stem", train)
         x = stem(channels, size=self.stem, norm=norm, name="stem")(x)
 
+        attended = None
         for stage, names in enumerate(unit_names(stage_sizes)):
-            channels = round(64 * 2**stage * self.width)
+            channels, outputs = round(64 * 2**stage * self.width), []
             for name in names:
                 stride = 2 if stage > 0 and name == names[0] else 1
                 unit = self._layer(
@@ -151,9 +155,13 @@ class MultitaskResNet(nn.Module):
                 x = layers.relu(residual + shortcut)
                 if fuses:
                     x = Fusion(self.fusion, name=f"{name}_cross")(x)
+                outputs.append(x)
+            if self.fusion == "mtan":
+                attend = self._attention(f"res{stage + 2}_cross", train)
+                attended = attend(outputs[0], x, attended)
 
         heads = units.Heads(dict(self.classes), self._task_axis, name="head")
-        return heads(x)
+        return heads(x if attended is None else attended)
 
     @property
     def _task_axis(self) -> str | None:
@@ -197,6 +205,10 @@ class MultitaskResNet(nn.Module):
             task_axis=self._task_axis,
             name=f"{unit_name}_cross",
         )
+
+    def _attention(self, name: str, train: bool) -> StageAttention:
+        norm = self._norm(name, train)
+        return StageAttention(len(self.classes), norm, self.dtype, name=name)
 
 
 def build(config: ConfigDict, classes: Mapping[str, int]) -> MultitaskResNet:
