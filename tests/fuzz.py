@@ -4,6 +4,7 @@
   python -m tests.fuzz records --minutes=10
   python -m tests.fuzz config --minutes=10
 
+and likewise `pth`, `safetensors` and `keras`, the weights that a run may start from.
 An input may be read or answered with a UserError. The others are written to --findings;
 what is mended stays as a case of `test_any_input.py`.
 """
@@ -22,6 +23,7 @@ from crl_jax import cli, config_check
 from crl_jax import config as config_lib
 from crl_jax.data import manifest, records
 from crl_jax.errors import UserError
+from tests import fuzz_weights
 
 PROJECT = Path(__file__).parents[1]
 
@@ -145,6 +147,9 @@ READERS = {
     "manifest": manifest_reader,
     "records": record_reader,
     "config": config_reader,
+    "pth": fuzz_weights.pth_reader,
+    "safetensors": fuzz_weights.safetensors_reader,
+    "keras": fuzz_weights.keras_reader,
 }
 
 

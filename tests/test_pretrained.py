@@ -1,8 +1,6 @@
 """Imported weights: the same logits as the other framework; mistakes are answered."""
 
-import io
 import zipfile
-from collections import OrderedDict
 
 import jax
 import numpy as np
@@ -12,9 +10,9 @@ from flax import traverse_util
 from crl_jax.errors import UserError
 from crl_jax.models import MultitaskResNet, pretrained
 from crl_jax.models.transfer import transfer
+from tests.made_weights import torch_tensors, write_pth
 
 CLASSES = {"noun": 5, "anp": 7}
-TORCH_NORM = ("weight", "bias", "running_mean", "running_var")
 
 
 def tiny(**settings):
@@ -26,69 +24,6 @@ def init(network, size=32, seed=0):
     images = np.zeros((1, size, size, 3), np.uint8)
     variables = jax.jit(network.init)(jax.random.key(seed), images)
     return jax.device_get(variables)
-
-
-def torch_tensors(network, seed=0):
-    """Random tensors by torchvision's names, from the shapes of ResNet papers."""
-    rng = np.random.default_rng(seed)
-    width = round(64 * network.width)
-    tensors = OrderedDict()
-
-    def conv(name, out, into, size):
-        tensors[f"{name}.weight"] = rng.normal(size=(out, into, size, size))
-
-    def norm(name, channels):
-        for weight in TORCH_NORM:
-            tensors[f"{name}.{weight}"] = rng.uniform(0.5, 1.5, channels)
-        tensors[f"{name}.num_batches_tracked"] = np.zeros(())
-
-    conv("conv1", width, 3, 7)
-    norm("bn1", width)
-    into = width
-    for stage, units in enumerate((1, 1, 1, 2)):
-        out = width * 2**stage
-        for unit in range(units):
-            prefix = f"layer{stage + 1}.{unit}"
-            conv(f"{prefix}.conv1", out, into, 3)
-            norm(f"{prefix}.bn1", out)
-            conv(f"{prefix}.conv2", out, out, 3)
-            norm(f"{prefix}.bn2", out)
-            if into != out:
-                conv(f"{prefix}.downsample.0", out, into, 1)
-                norm(f"{prefix}.downsample.1", out)
-            into = out
-    tensors["fc.weight"] = rng.normal(size=(1000, into))
-    tensors["fc.bias"] = rng.normal(size=1000)
-    return OrderedDict((k, v.astype(np.float32)) for k, v in tensors.items())
-
-
-def write_pth(path, tensors, extra=b""):
-    """Writes what `torch.save` writes, with opcodes by hand."""
-    out = io.BytesIO()
-
-    def text(value):
-        data = value.encode()
-        return b"X" + len(data).to_bytes(4, "little") + data
-
-    def number(value):
-        return b"J" + int(value).to_bytes(4, "little", signed=True)
-
-    def numbers(values):
-        return b"(" + b"".join(number(v) for v in values) + b"t"
-
-    out.write(b"\x80\x02ccollections\nOrderedDict\n)R(")
-    for i, (name, array) in enumerate(tensors.items()):
-        strides = [s // array.itemsize for s in array.strides]
-        storage = b"(" + text("storage") + b"ctorch\nFloatStorage\n" + text(str(i))
-        storage += text("cpu") + number(array.size) + b"tQ"
-        out.write(text(name) + b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage)
-        out.write(number(0) + numbers(array.shape) + numbers(strides))
-        out.write(b"\x89ccollections\nOrderedDict\n)RtR")
-    out.write(b"u" + extra + b".")
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("archive/data.pkl", out.getvalue())
-        for i, array in enumerate(tensors.values()):
-            archive.writestr(f"archive/data/{i}", array.tobytes("A"))
 
 
 @pytest.fixture(scope="module")
@@ -158,14 +93,54 @@ def test_no_code_in_a_pth_is_run(network, variables, tmp_path):
 def test_a_tensor_outside_its_storage_is_refused(network, variables, tmp_path):
     path = tmp_path / "a.pth"
     write_pth(path, torch_tensors(network))
-    with zipfile.ZipFile(path) as archive:
-        members = {name: archive.read(name) for name in archive.namelist()}
-    members["archive/data/0"] = members["archive/data/0"][:-4]
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, content in members.items():
-            archive.writestr(name, content)
+    cut = "archive/data/0"
+    rewrite(path, lambda members: members.update({cut: members[cut][:-4]}))
     with pytest.raises(UserError, match=r"damaged: archive/data/0 has \d+ bytes"):
         pretrained.load(path, network, variables)
+
+
+def rewrite(path, change, compression=zipfile.ZIP_STORED):
+    """Changes the members of an archive, `{name: content}`."""
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    change(members)
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+
+
+def test_a_pth_that_asks_for_memory_is_refused(network, variables, tmp_path):
+    """A few bytes would stand for gigabytes."""
+    path = tmp_path / "a.pth"
+    write_pth(path, torch_tensors(network))
+    rewrite(path, lambda members: None, zipfile.ZIP_DEFLATED)
+    with pytest.raises(UserError, match=r"data.pkl is compressed"):
+        pretrained.load(path, network, variables)
+    put = b"r\xff\xff\xff\xff."  # into a memo of four billion places
+    write_pth(path, torch_tensors(network), extra=put)
+    with pytest.raises(UserError, match=r"data.pkl is damaged"):
+        pretrained.load(path, network, variables)
+
+
+def test_numbers_that_are_damaged_name_the_file(network, variables, tmp_path):
+    """Which is seen only when they are read, after all shapes were found to fit."""
+    path = tmp_path / "a.pth"
+    write_pth(path, torch_tensors(network))
+    content = bytearray(path.read_bytes())
+    content[-len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"a.pth cannot be read \(BadZipFile"):
+        pretrained.load(path, network, variables)
+
+
+def test_a_keras_file_that_stands_for_more_than_it_has_is_refused(tmp_path):
+    h5py = pytest.importorskip("h5py")
+    network = MultitaskResNet(CLASSES, depth=50, stride_in="1x1")
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as file:
+        file.create_dataset("conv1_conv/a/kernel:0", (7, 7, 3, 64), compression="gzip")
+    with pytest.raises(UserError, match=r"kernel:0 is compressed, or lies in another"):
+        pretrained.load(path, network, {})
 
 
 def test_a_shape_that_does_not_fit_names_both(network, tmp_path):

@@ -6,9 +6,11 @@ known before any tensor is in memory.
 
 import io
 import pickle
+import pickletools
 import zipfile
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,18 +42,38 @@ def read_torch(path: Path) -> Tensors:
     """Returns the tensors of a `.safetensors` or `.pth` file by their names.
 
     Raises:
-      UserError: the file cannot be read, or holds more than plain tensors.
+      UserError: the file cannot be read, or holds more than plain tensors; or, from
+        `Tensor.read`, its numbers cannot.
     """
     read = _safetensors if path.suffix == ".safetensors" else _pth
+    mend = "Save it as safetensors, or with torch.save(model.state_dict())."
+    with _answered(path, mend):
+        return _all_answered(read(path), path, mend)
+
+
+@contextmanager
+def _answered(path: Path, mend: str) -> Iterator[None]:
+    """Raises a UserError for whatever a damaged file makes its reader raise."""
     try:
-        return read(path)
+        yield
     except UserError:
         raise
-    except Exception as error:  # whatever a damaged file makes its reader raise
+    except Exception as error:
         raise UserError(
             f"config.init.from={path} cannot be read ({type(error).__name__}: "
-            f"{error}). Save it as safetensors, or with torch.save(model.state_dict())."
+            f"{error}). {mend}"
         ) from error
+
+
+def _all_answered(tensors: Tensors, path: Path, mend: str) -> Tensors:
+    def reader(tensor: Tensor) -> Callable[[], np.ndarray]:
+        def read() -> np.ndarray:
+            with _answered(path, mend):
+                return tensor.read()
+
+        return read
+
+    return {name: Tensor(x.shape, reader(x)) for name, x in tensors.items()}
 
 
 def _safetensors(path: Path) -> Tensors:
@@ -77,17 +99,17 @@ def _safetensors(path: Path) -> Tensors:
 class _Storage:
     """Numbers in a `.pth`: their dtype, the member of the archive, and how many."""
 
-    dtype: np.dtype
+    dtype: str
     member: str
     count: int
 
 
-_STORAGES = {
-    "FloatStorage": np.dtype("<f4"),
-    "DoubleStorage": np.dtype("<f8"),
-    "HalfStorage": np.dtype("<f2"),
-    "LongStorage": np.dtype("<i8"),
-    "IntStorage": np.dtype("<i4"),
+_STORAGES = {  # names of dtypes, since a pickle could change an object
+    "FloatStorage": "<f4",
+    "DoubleStorage": "<f8",
+    "HalfStorage": "<f2",
+    "LongStorage": "<i8",
+    "IntStorage": "<i4",
 }
 
 
@@ -117,7 +139,7 @@ class _TensorUnpickler(pickle.Unpickler):
 
     def persistent_load(self, pid: Any) -> _Storage:
         kind, dtype, key, _, count = pid
-        if kind != "storage" or not isinstance(dtype, np.dtype):
+        if kind != "storage" or dtype not in _STORAGES.values():
             raise ValueError(f"an unknown kind of storage, {kind!r}")
         return _Storage(dtype, f"data/{key}", int(count))
 
@@ -142,7 +164,7 @@ class _TensorUnpickler(pickle.Unpickler):
     def _numbers(self, storage: _Storage) -> np.ndarray:
         with zipfile.ZipFile(self._archive) as archive:
             member = _member(archive, storage.member)
-            size = storage.count * storage.dtype.itemsize
+            size = storage.count * np.dtype(storage.dtype).itemsize
             if member.file_size != size:
                 raise UserError(
                     f"config.init.from={self._archive} is damaged: {member.filename} "
@@ -156,7 +178,14 @@ def _member(archive: zipfile.ZipFile, end: str) -> zipfile.ZipInfo:
     found = [m for m in archive.infolist() if m.filename.partition("/")[2] == end]
     if len(found) != 1:
         raise ValueError(f"no {end} in it")
-    return found[0]
+    return _as_stored(found[0])
+
+
+def _as_stored(member: zipfile.ZipInfo) -> zipfile.ZipInfo:
+    """Refuses what is compressed, and could be larger than any memory."""
+    if member.compress_type != zipfile.ZIP_STORED:
+        raise ValueError(f"its {member.filename} is compressed")
+    return member
 
 
 def _pth(path: Path) -> Tensors:
@@ -169,7 +198,13 @@ def _pth(path: Path) -> Tensors:
         member = _member(archive, "data.pkl")
         if member.file_size > _LARGEST_PICKLE:
             raise ValueError(f"its data.pkl has {member.file_size} bytes")
-        content = _TensorUnpickler(io.BytesIO(archive.read(member)), path).load()
+        pickled = archive.read(member)
+    for opcode, argument, _ in pickletools.genops(pickled):
+        # The unpickler would make room for all numbers before this one.
+        place = argument if opcode.name.endswith("PUT") else 0
+        if isinstance(place, int) and place > len(pickled):
+            raise ValueError("its data.pkl is damaged")
+    content = _TensorUnpickler(io.BytesIO(pickled), path).load()
     if not isinstance(content, dict):
         raise ValueError("it holds no names and tensors")
     content = content.get("state_dict", content)
@@ -192,20 +227,19 @@ def read_keras(path: Path) -> Tensors:
         import h5py
     except ImportError as error:
         raise _needs("h5py") from error
-    try:
+    mend = "Save it anew with Keras's model.save_weights(FILE)."
+    with _answered(path, mend):
         content: Any = path
         if path.suffix == ".keras":
             with zipfile.ZipFile(path) as archive:
-                content = io.BytesIO(archive.read("model.weights.h5"))
+                member = _as_stored(archive.getinfo("model.weights.h5"))
+                content = io.BytesIO(archive.read(member))
         file = h5py.File(content)  # open as long as tensors may be read
         if "layers" in file:
-            return _keras_3(file["layers"])
-        return _keras_2(file.get("model_weights", file))
-    except Exception as error:  # whatever a damaged file makes its reader raise
-        raise UserError(
-            f"config.init.from={path} cannot be read as a Keras file "
-            f"({type(error).__name__}: {error})."
-        ) from error
+            tensors = _keras_3(file["layers"])
+        else:
+            tensors = _keras_2(file.get("model_weights", file))
+        return _all_answered(tensors, path, mend)
 
 
 _VARIABLES = {  # in the order of Keras 3
@@ -240,6 +274,9 @@ def _keras_2(layers: Any) -> Tensors:
 
 
 def _dataset(dataset: Any) -> Tensor:
+    # Such a file may stand for more memory than it has bytes, or for other files.
+    if dataset.chunks or dataset.is_virtual or dataset.external:
+        raise ValueError(f"{dataset.name} is compressed, or lies in another file")
     return Tensor(tuple(dataset.shape), lambda: np.asarray(dataset, np.float32))
 
 
