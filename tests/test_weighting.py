@@ -10,7 +10,16 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh
 
-from crl_jax import config_check, devices, models, optim, step, train_state, weighting
+from crl_jax import (
+    config_check,
+    devices,
+    models,
+    networks,
+    optim,
+    step,
+    train_state,
+    weighting,
+)
 from crl_jax.config import default
 from crl_jax.errors import UserError
 from crl_jax.models.network import DATA_AXIS, TASK_AXIS
@@ -150,6 +159,24 @@ def test_methods_are_the_sum_where_gradients_agree_or_are_none():
         )
         nothing = in_terms_of_gradients(method, 0 * same)
         np.testing.assert_array_equal(nothing, [0.0, 0.0])
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_task_without_labels_in_the_batch_leaves_the_others_alone(name):
+    config = make_config(name)
+    method = weighting.make(config, models.build(config, CLASSES))
+    gradients = np.array([[3.0, 4.0], [0.0, 0.0]], np.float32)
+    losses, seen = jnp.array([2.0, 0.0]), jnp.array([True, False])
+    before = method.start()
+    weights = method.weights(before, losses, seen)
+    gram = jnp.asarray(gradients @ gradients.T)
+    after, combined = method.update(before, weights, losses, seen, gram)
+    assert jax.tree.all(jax.tree.map(lambda x: bool(jnp.isfinite(x).all()), after))
+    # CAGrad goes half as far again along the only gradient, and divides by 1.25.
+    expected = 1.5 / 1.25 if name == "cagrad" else 1.0
+    assert combined[0] == pytest.approx(expected, rel=1e-5)
+    if name == "uncertainty":
+        assert after["log_variance"][1] == before["log_variance"][1]
 
 
 def make_config(name, **changes):
@@ -328,6 +355,12 @@ def test_a_stopped_run_ends_as_an_undisturbed_one(
 def test_what_a_weighting_cannot_be_used_with(changes, message):
     with pytest.raises(UserError, match=message):
         make_config("fixed", **changes)
+
+
+def test_networks_that_share_nothing_keep_fixed_weights():
+    config = make_config("pcgrad")
+    assert networks.named(config, "S").optim.weighting == "fixed"
+    assert networks.named(config, "M").optim.weighting == "pcgrad"
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,7 @@ class GradNorm(Weighting):
         self, state: State, weights: Array, losses: Array, seen: Array, gram: Array
     ) -> tuple[State, Array]:
         """Moves the weights one step towards equal norms."""
-        first = state["first_loss"]
+        first = state["first_loss"]  # 0: not yet seen
         first = jnp.where(seen & (first == 0), losses, first)
         count = jnp.maximum(jnp.sum(seen), 1)
         norms = jnp.sqrt(jnp.diagonal(gram))
@@ -95,27 +95,29 @@ class CAGrad(Weighting):
     ) -> tuple[State, Array]:
         """Returns how much of each gradient is in the direction."""
         gram /= jnp.maximum(jnp.trace(gram), TINY)
-        equal = jnp.full(self.tasks, 1 / self.tasks)
+        count = jnp.maximum(jnp.sum(seen), 1)
+        equal = seen / count
         radius = self.c * jnp.sqrt(equal @ gram @ equal)
 
         def sweep(_: int, w: Array) -> Array:
             for i, j in itertools.combinations(range(self.tasks), 2):
-                w = _shift(w, i, j, gram, radius)
+                shifted = _shift(w, i, j, gram, equal, radius)
+                w = jnp.where(seen[i] & seen[j], shifted, w)
             return w
 
         w = lax.fori_loop(0, _CAGRAD_SWEEPS, sweep, equal)
         norm = jnp.sqrt(jnp.maximum(w @ gram @ w, TINY))
         direction = equal + radius / norm * w
-        return state, self.tasks * direction / (1 + self.c**2)
+        return state, count * direction / (1 + self.c**2)
 
 
-def _shift(w: Array, i: int, j: int, gram: Array, radius: Array) -> Array:
+def _shift(w: Array, i: int, j: int, gram: Array, equal: Array, radius: Array) -> Array:
     """Moves weight from j to i, or back, to where CAGrad's dual is least.
 
     Along that line the dual is a x + radius sqrt(b x^2 + 2 d x + e), which is convex.
     """
     line = jnp.zeros_like(w).at[i].set(1.0).at[j].set(-1.0)
-    a = jnp.mean(gram @ line)
+    a = line @ gram @ equal
     b = jnp.maximum(line @ gram @ line, TINY)
     d, e = line @ gram @ w, w @ gram @ w
     rest = jnp.maximum(e - d * d / b, 0.0)

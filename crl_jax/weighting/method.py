@@ -24,8 +24,8 @@ class Weighting:
       task_weights: a number a task, from the config.
       layers: shared layers whose gradient is wanted a task; empty: none.
       combines: whether those gradients are combined, or only looked at.
-      looks_ahead: whether the weights need the losses of their own step, which takes
-        a forward pass more.
+      looks_ahead: whether the weights need the losses of their own step: a forward
+        pass more, which XLA finds to be the same where the batch is in one part.
     """
 
     task_weights: tuple[float, ...]
