@@ -26,8 +26,8 @@ test: lint
 faults: $(VENV)/installed
 	$(BIN)/python -m pytest -m "faults or not faults" $(FAULTS)
 
-FAULTS = $(addprefix tests/test_,any_input.py checkpoints.py disk.py killed.py \
-	left_out.py security.py stopping.py terminal.py)
+FAULTS = $(addprefix tests/test_,any_input.py checkpoints.py demo.py disk.py killed.py \
+	left_out.py processes.py security.py stopping.py terminal.py)
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

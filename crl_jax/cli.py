@@ -9,7 +9,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from absl import logging
 from ml_collections import ConfigDict
@@ -219,7 +219,7 @@ def run(main: Callable[[], None]) -> None:
         main()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        _leave(2)
     except Stopped as stopped:
         print(stopped, file=sys.stderr)
         sys.exit(128 + stopped.number)
@@ -229,3 +229,19 @@ def run(main: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         print("Stopped.", file=sys.stderr)
         sys.exit(130)
+    except Exception:
+        traceback.print_exc()
+        _leave(1)
+
+
+def _leave(status: int) -> NoReturn:
+    """Exits; at once if there are other processes, which only so learn of it.
+
+    They wait for this one in their step, and at a usual exit it would wait for them.
+    """
+    jax = sys.modules.get("jax")
+    if jax is not None and jax.distributed.is_initialized():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)

@@ -151,6 +151,32 @@ def test_a_broken_picture_is_told_of_and_the_page_goes_on(
         assert "hue" in answer_of(page)
 
 
+@pytest.mark.faults
+def test_every_bad_picture_is_answered_as_by_predict(
+    address, browser, trained, shared_data
+):
+    """A label or a reason for each; and the page goes on to the end."""
+    playwright = pytest.importorskip("playwright.sync_api")
+    folder = shared_data / "bad_images"
+    files = sorted(p for p in folder.iterdir() if p.suffix not in (".csv", ".txt"))
+    predictor = crl_jax.load(trained[0])
+    missed = []
+    for path, expected in zip(files, predictor(files), strict=True):
+        with open_page(browser, address) as (page, _):
+            page.set_default_timeout(60_000)  # the first one compiles
+            page.set_input_files("#picture input[type=file]", path)
+            try:
+                if not path.suffix:  # which the page itself refuses
+                    page.get_by_text(f"Invalid file type: {path.name}").wait_for()
+                elif expected.error is None:
+                    page.wait_for_selector("#answer table")
+                else:
+                    page.get_by_text(f"This picture {expected.error}.").wait_for()
+            except playwright.TimeoutError:
+                missed.append((path.name, expected.error))
+    assert missed == []
+
+
 def test_the_page_listens_on_the_loopback_address_alone(address):
     tables = [Path("/proc/net", name) for name in ("tcp", "tcp6")]
     if not all(table.exists() for table in tables):

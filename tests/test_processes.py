@@ -1,5 +1,6 @@
 """Several processes train one network, and one process goes on with what they left."""
 
+import re
 import signal
 import socket
 import time
@@ -26,14 +27,15 @@ def start(solid_pictures, shards, directory, device_count, *flags):
     )
 
 
-def start_two(solid_pictures, shards, directory):
+def start_two(solid_pictures, shards, directory, *flags, second=()):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         coordinator = f"--coordinator=127.0.0.1:{free.getsockname()[1]}"
     return [
         start(
             *(solid_pictures, shards, directory, 2),
-            *(coordinator, "--processes=2", f"--process={i}"),
+            *(coordinator, "--processes=2", f"--process={i}", *flags),
+            *(second if i else ()),
         )
         for i in range(2)
     ]
@@ -64,6 +66,35 @@ def test_two_processes_are_killed_and_one_goes_on(solid_pictures, shards, tmp_pa
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, 1e-3, 1e-4), a, b)
     rows = (tmp_path / "two" / "metrics.csv").read_text().splitlines()
     assert len(rows) == len((tmp_path / "one" / "metrics.csv").read_text().splitlines())
+
+
+def test_one_of_two_processes_is_asked_to_stop_and_both_do(
+    solid_pictures, shards, tmp_path
+):
+    """After the same step, which is saved; though only one got the signal."""
+    directory = tmp_path / "run"
+    pair = start_two(solid_pictures, shards, directory, "--config.train.steps=100000")
+    while "step 3/" not in (line := pair[0].stdout.readline()):
+        assert line, pair[0].communicate()[1][-2000:]
+    pair[1].send_signal(signal.SIGTERM)
+    ends = [process.communicate(timeout=120) for process in pair]
+    codes = [process.returncode for process in pair]
+    assert codes == [128 + signal.SIGTERM] * 2, ends
+    told = r"Stopped by .* after step ([\d,]+), which is saved in"
+    step = int(re.search(told, ends[0][1])[1].replace(",", ""))
+    assert int(launched.saved_state(directory).step) == step
+
+
+def test_the_mistake_of_one_process_ends_the_other(solid_pictures, shards, tmp_path):
+    """Which otherwise would wait for it, for minutes."""
+    second = ["--config.data.manifest=nowhere.csv"]
+    pair = start_two(solid_pictures, shards, tmp_path / "run", second=second)
+    ends = [process.communicate(timeout=200) for process in pair]
+    assert pair[1].returncode == 2
+    assert ends[1][1].endswith(
+        "nowhere.csv: No such file or directory. Give a CSV file.\n"
+    )
+    assert pair[0].returncode != 0
 
 
 def test_two_processes_end_alike_and_the_first_alone_speaks(

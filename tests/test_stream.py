@@ -52,6 +52,19 @@ def test_batches_have_the_promised_shapes(small_config, augment):
         assert of_task.dtype == np.int32
 
 
+@pytest.mark.parametrize("tfds", ["", "digits"])
+def test_shards_that_another_process_writes_are_found(small_config, tmp_path, tfds):
+    """It may do so after this process has looked, and before it reads."""
+    small_config.data.dir = str(tmp_path)
+    if tfds:
+        small_config.data.tfds, small_config.data.manifest = tfds, ""
+        small_config.data.tasks.noun = "noun"
+    config = config_check.check(small_config)
+    early, other = source.find_source(config), source.find_source(config)
+    expected = other.prepared().size("train")
+    assert early.prepared().size("train") == expected > 0
+
+
 def test_resuming_at_a_step_gives_the_same_bits(small_config):
     whole = take(small_config, 7)
     resumed = take(small_config, 3, first_step=4)

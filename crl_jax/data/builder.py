@@ -226,14 +226,12 @@ def write_shards(builder: ManifestBuilder, beam_options: Any = None) -> Manifest
     if os.path.exists(builder.data_dir):
         if not builder.is_prepared():
             raise UserError(f"{builder.data_dir} is damaged. Delete this folder.")
-        return builder
+        return _opened_again(builder)  # another process may have just written them
     with quiet_preparation():
         try:
             _write(builder, beam_options)
         except Exception as error:
-            finished = ManifestBuilder(
-                config=builder.builder_config, data_dir=builder.root
-            )
+            finished = _opened_again(builder)
             if finished.is_prepared():  # by another process, which was faster
                 return finished
             if isinstance(error, (OSError, tf.errors.OpError)):
@@ -247,6 +245,11 @@ def write_shards(builder: ManifestBuilder, beam_options: Any = None) -> Manifest
                 raise UserError(message) from error
             raise
     return builder
+
+
+def _opened_again(builder: ManifestBuilder) -> ManifestBuilder:
+    """Returns the same data set as it is on the disk now."""
+    return ManifestBuilder(config=builder.builder_config, data_dir=builder.root)
 
 
 def _write(builder: ManifestBuilder, beam_options: Any) -> None:

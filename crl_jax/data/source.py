@@ -65,7 +65,11 @@ class Source:
                 f"The TFDS data set {self.builder.name!r} could not be prepared in "
                 f"{self.builder.data_dir}: {_one_line(error)}.{mend}"
             ) from error
-        return self
+        if self.builder.info.splits:
+            return self
+        # Another process wrote them after this one had looked.
+        shards = tfds.builder_from_directory(str(self.builder.data_dir))
+        return dataclasses.replace(self, builder=shards)
 
     def split(self, name: str) -> tfds.core.SplitInfo:
         """Returns a split of prepared data.

@@ -33,6 +33,18 @@ footer { display: none !important; }
 """
 
 
+class Picture(gr.Image):
+    """An upload as it is: Gradio's own would open it, and fail for a broken one."""
+
+    def preprocess(self, payload: Any) -> str | None:
+        """Returns the path of what was uploaded."""
+        return payload.path if payload else None
+
+    def get_block_name(self) -> str:
+        """Returns the component that the browser shows."""
+        return "image"
+
+
 def app(predictor: Predictor, title: str) -> fastapi.FastAPI:
     """Returns the page as a web application.
 
@@ -73,7 +85,7 @@ def build(predictor: Predictor, title: str) -> gr.Blocks:
         found = {name: network(Path(path))[0] for name, network in networks.items()}
         shown = found[cross]
         if shown.error is not None:
-            raise gr.Error(f"This picture {shown.error}.")
+            raise gr.Error(f"This picture {shown.error}.", print_exception=False)
         labels = [dict(shown.top(task)) for task in tasks]
         return [_text(found, cross, crosses), *labels, *spotlights(path, shown, cross)]
 
@@ -90,9 +102,7 @@ def build(predictor: Predictor, title: str) -> gr.Blocks:
         gr.HTML(_to_html(element("h1", title), *_description(predictor)))
         with gr.Row():
             with gr.Column(scale=1, min_width=200):
-                picture = gr.Image(
-                    type="filepath",
-                    image_mode=None,
+                picture = Picture(
                     sources=["upload", "clipboard"],
                     label="Your picture",
                     height=280,

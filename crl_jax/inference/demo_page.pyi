@@ -1,0 +1,191 @@
+"""The demo page: a picture, each task's labels as bars, and where each task looked."""
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import fastapi
+import gradio as gr
+import jax
+import numpy as np
+from PIL import Image
+
+from crl_jax.data import unlabelled
+from crl_jax.inference.grad_cam import grad_cam
+from crl_jax.inference.prediction import Prediction, Predictor
+from crl_jax.reports import page
+from crl_jax.reports.page import Child, element
+
+_MAX_FILE = "20mb"  # of an upload
+_SIDE = 320  # of the pictures that show where a task looked
+_DIM = 0.25  # brightness of what a task did not look at
+_ON, _OFF = "on", "off"
+
+# What the network was trained with, and system fonts: nothing comes from elsewhere.
+THEME = gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["monospace"])
+CSS = """
+.gradio-container { max-width: 70rem !important; margin: 0 auto; }
+footer { display: none !important; }
+.answer table { width: 100%; margin-top: .5rem; border-collapse: collapse; }
+.answer th, .answer td { text-align: left; padding: .3rem .6rem .3rem 0 !important;
+  border: 0 solid var(--border-color-primary) !important;
+  border-bottom-width: 1px !important; overflow-wrap: anywhere; }
+"""
+
+class Picture(gr.Image):
+    """An upload as it is: Gradio's own would open it, and fail for a broken one."""
+
+    def preprocess(self, payload: Any) -> str | None:
+        """Returns the path of what was uploaded."""
+        return payload.path if payload else None
+
+    def get_block_name(self) -> str:
+        """Returns the component that the browser shows."""
+        return "image"
+    from typing import Callable, Literal, Sequence, Any, TYPE_CHECKING
+    from gradio.blocks import Block
+    if TYPE_CHECKING:
+        from gradio.components import Timer
+        from gradio.components.base import Component
+
+def app(predictor: Predictor, title: str) -> fastapi.FastAPI:
+    """Returns the page as a web application.
+
+    Args:
+      predictor: the network.
+      title: of the page.
+    """
+    return gr.mount_gradio_app(
+        fastapi.FastAPI(docs_url=None, redoc_url=None, openapi_url=None),
+        build(predictor, title),
+        path="",
+        max_file_size=_MAX_FILE,
+        ssr_mode=False,
+        footer_links=[],
+        theme=THEME,
+        css=CSS,
+    )
+
+def build(predictor: Predictor, title: str) -> gr.Blocks:
+    """Returns the page of a network, to be launched.
+
+    Args:
+      predictor: the network.
+      title: of the page.
+    """
+    networks = {_ON: predictor, _OFF: predictor.without_cross_residuals()}
+    tasks = list(predictor.classes)
+    crosses = _crosses(predictor)
+    look = {
+        name: jax.jit(functools.partial(grad_cam, network.trained.network))
+        for name, network in networks.items()
+    }
+
+    def answer(path: str | None, cross: str) -> list[Any]:
+        if path is None:
+            return [""] + [None] * (2 * len(tasks))
+        found = {name: network(Path(path))[0] for name, network in networks.items()}
+        shown = found[cross]
+        if shown.error is not None:
+            raise gr.Error(f"This picture {shown.error}.")
+        labels = [dict(shown.top(task)) for task in tasks]
+        return [_text(found, cross, crosses), *labels, *spotlights(path, shown, cross)]
+
+    def spotlights(path: str, shown: Prediction, cross: str) -> list[np.ndarray]:
+        trained = networks[cross].trained
+        data = trained.run.config.data
+        (batch,) = unlabelled.batches([Path(path)], data, batch_size=1)
+        best = {t: np.array([np.argmax(p)]) for t, p in shown.probabilities.items()}
+        maps = look[cross](trained.variables, batch["image"], best)
+        image = batch["image"][0]
+        return [spotlight(image, np.asarray(maps[task][0])) for task in tasks]
+
+    with gr.Blocks(title=title, analytics_enabled=False, delete_cache=(600, 600)) as ui:
+        gr.HTML(_to_html(element("h1", title), *_description(predictor)))
+        with gr.Row():
+            with gr.Column(scale=1, min_width=200):
+                picture = Picture(
+                    sources=["upload", "clipboard"],
+                    label="Your picture",
+                    height=280,
+                    elem_id="picture",
+                )
+                switch = gr.Radio(
+                    [_ON, _OFF],
+                    value=_ON,
+                    label="Cross-residuals",
+                    visible=crosses,
+                    elem_id="cross",
+                )
+            with gr.Column(scale=2, min_width=200):
+                text = gr.HTML(elem_id="answer", elem_classes="answer")
+        with gr.Row():
+            labels, looks = [], []
+            for task in tasks:
+                with gr.Column(min_width=200):
+                    labels.append(gr.Label(label=task, num_top_classes=5))
+                    looks.append(
+                        gr.Image(
+                            label=f"{task}: where it looked",
+                            format="png",
+                            interactive=False,
+                            buttons=[],
+                        )
+                    )
+        outputs = [text, *labels, *looks]
+        for changed in (picture, switch):
+            changed.change(answer, [picture, switch], outputs, api_visibility="private")
+    return ui.queue(max_size=16, default_concurrency_limit=1)
+
+def spotlight(image: np.ndarray, cam: np.ndarray) -> np.ndarray:
+    """Returns a picture that is dimmed where a task did not look.
+
+    Args:
+      image: `[H, W, 3]` uint8.
+      cam: `[H', W']`, 0 to 1.
+
+    Returns:
+      `[rows, columns, 3]` uint8, about as large as fits beside others.
+    """
+    how = Image.Resampling.NEAREST if len(image) <= 64 else Image.Resampling.BICUBIC
+    enlarged = np.asarray(Image.fromarray(image).resize((_SIDE, _SIDE), how))
+    smooth = Image.fromarray(cam.astype(np.float32)).resize(
+        (_SIDE, _SIDE), Image.Resampling.BILINEAR
+    )
+    light = _DIM + (1 - _DIM) * np.clip(np.asarray(smooth), 0, 1)
+    return (enlarged * light[..., None]).astype(np.uint8)
+
+def _crosses(predictor: Predictor) -> bool:
+    cross = predictor.trained.run.config.model.cross
+    return len(predictor.classes) > 1 and bool(cross.init or cross.learned)
+
+def _description(predictor: Predictor) -> list[Child]:
+    tasks = ", ".join(f"{t} ({len(n):,})" for t, n in predictor.classes.items())
+    text = (
+        f"One network names for a picture: {tasks}. It answers with these labels for "
+        "any picture, also for one of something else. Pictures are not kept."
+    )
+    return [element("p", text)]
+
+def _text(found: dict[str, Prediction], cross: str, crosses: bool) -> str:
+    """Returns the joint answer, and what the cross-residuals change."""
+    body: list[Child] = []
+    if joint := found[cross].joint:
+        labels = ", ".join(joint.labels.values())
+        percent = f" ({100 * joint.probability:.1f}%)"
+        body.append(element("p", "All tasks together: ", element("b", labels), percent))
+    if crosses:
+        rows: list[list[Child]] = [
+            [task, *(_best(found[name], task) for name in (_ON, _OFF))]
+            for task in found[_ON].classes
+        ]
+        columns = ["", "with cross-residuals", "without"]
+        body.append(page.table(columns, rows))
+    return _to_html(*body)
+
+def _best(prediction: Prediction, task: str) -> str:
+    label, probability = prediction.top(task, 1)[0]
+    return f"{label} {100 * probability:.1f}%"
+
+def _to_html(*elements: Child) -> str:
+    return page.to_text(element("div", *elements))
