@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from crl_jax.models import MultitaskResNet
-from crl_jax.models.network import ARCHITECTURES, branched_layers, unit_names
+from crl_jax.models.architecture import ARCHITECTURES, branched_layers, unit_names
 from crl_jax.models.units import BottleneckUnit
 
 

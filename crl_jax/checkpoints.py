@@ -18,6 +18,7 @@ from orbax.checkpoint import checkpoint_managers as policies
 
 from crl_jax.errors import UserError
 from crl_jax.terminal import LONG, console
+from crl_jax.train_state import TrainState
 
 
 class Checkpoints:
@@ -65,13 +66,13 @@ class Checkpoints:
             return self.latest
         return max(scored, key=lambda step: (_score(scores[step]), step))
 
-    def save(self, state: Any, step: int, score: float | None = None) -> None:
+    def save(self, state: TrainState, step: int, score: float | None = None) -> None:
         """Begins to write a checkpoint, unless this step has one.
 
         One that cannot be written is told of; those before it stay whole.
 
         Args:
-          state: the tree to save.
+          state: what to save.
           step: updates done.
           score: by which the best is chosen, higher is better; None: not evaluated.
         """
@@ -86,21 +87,22 @@ class Checkpoints:
         if step == self.latest:
             return
         metrics = None if score is None else {"score": score}
-        saved = {"state": state, "checksums": _checksums(state)}
+        content = _content(state)
+        saved = {"state": content, "checksums": _checksums(content)}
         try:
             self._manager.save(step, args=ocp.args.StandardSave(saved), metrics=metrics)
         except Exception as error:  # whatever the file system answers
             self._tell_of_failure(error)
 
-    def restore_latest(self, abstract_state: Any) -> tuple[int, Any]:
+    def restore_latest(self, abstract_state: TrainState) -> tuple[int, Any]:
         """Returns the newest whole checkpoint's step and state, or 0 and None."""
         return self._restore_whole("latest", abstract_state)
 
-    def restore_best(self, abstract_state: Any) -> tuple[int, Any]:
+    def restore_best(self, abstract_state: TrainState) -> tuple[int, Any]:
         """Returns the step and state of the best whole checkpoint, or 0 and None."""
         return self._restore_whole("best", abstract_state)
 
-    def _restore_whole(self, which: str, abstract_state: Any) -> tuple[int, Any]:
+    def _restore_whole(self, which: str, abstract_state: TrainState) -> tuple[int, Any]:
         """Restores the latest or the best; sets damaged ones aside on the way.
 
         Args:
@@ -125,18 +127,19 @@ class Checkpoints:
             )
         return 0, None
 
-    def _restore(self, step: int, abstract_state: Any) -> Any:
-        sums = jax.eval_shape(_checksums, abstract_state)
+    def _restore(self, step: int, abstract_state: TrainState) -> TrainState:
+        content = _content(abstract_state)
+        sums = jax.eval_shape(_checksums, content)
         place = jax.tree.leaves(abstract_state)[0].sharding
         sums = jax.tree.map(
             lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=place), sums
         )
-        abstract = {"state": abstract_state, "checksums": sums}
+        abstract = {"state": content, "checksums": sums}
         saved = self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
         found = jax.device_get(_checksums(saved["state"]))
         if found != jax.device_get(saved["checksums"]):
             raise ValueError("its numbers are not those that were saved")
-        return saved["state"]
+        return abstract_state.replace(**saved["state"])
 
     def _check_score(self, folder: Path) -> None:
         """Sets a checkpoint aside whose score cannot be read, which Orbax needs."""
@@ -231,6 +234,17 @@ def _drop_late_answers() -> None:
             before(unraisable)
 
     sys.unraisablehook = hook
+
+
+def _content(state: TrainState) -> dict[str, Any]:
+    """Returns the fields of a state, as a checkpoint names them.
+
+    A run whose weighting remembers nothing has no field for it, as runs of before.
+    """
+    fields = dict(vars(state))
+    if state.weighting is None:
+        del fields["weighting"]
+    return fields
 
 
 @jax.jit

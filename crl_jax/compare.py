@@ -6,8 +6,9 @@ It trains what is missing in --workdir, skips what is done, and writes there
   results.csv   a row a run and task
   report.md     accuracies with spread, differences with intervals, costs, sweeps
   report.html   the same on one page
-Networks: S, one a task; M, multitask; X, as the config says; heads, one trunk; and
-cross-stitch and NDDR, which mix what M's branches compute. Each
+Networks: S, one a task; M, multitask; X, as the config says; heads, one trunk; MTAN,
+one trunk that each task attends to in its own way; and cross-stitch and NDDR, which mix
+what M's branches compute. Each
 --sweep=model.cross.init=0,0.05,0.1 changes one field of the config and nothing else.
 """
 

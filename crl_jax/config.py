@@ -23,12 +23,14 @@ def default() -> ConfigDict:
     config.model.dtype = "float32"  # of the computation; parameters stay float32
     config.model.sync_batch_norm = False  # statistics over all devices, not each
     config.model.remat = ()  # stages, 2 to 5, computed again in the backward pass
+    config.model.frozen = "none"  # last stage that is not trained: stem, res2 ... res5
+    config.model.frozen_batch_stats = False  # batch norm keeps the statistics it has
     config.model.cross = ConfigDict()
     config.model.cross.kind = "scalar"  # scalar, channel or conv (1x1)
     config.model.cross.init = 0.1  # weight of the other tasks' shortcuts; 0: M-ResNet
     config.model.cross.learned = False  # whether cross weights are parameters
 
-    config.model.fusion = "none"  # baselines instead: cross_stitch or nddr
+    config.model.fusion = "none"  # baselines instead: cross_stitch, nddr or mtan
 
     config.data = ConfigDict()
     config.data.manifest = ""  # a CSV: file,split,<task>,<task>,...
@@ -72,6 +74,8 @@ def default() -> ConfigDict:
     config.optim = ConfigDict()
     config.optim.name = "sgd"  # or adamw
     config.optim.learning_rate = 0.1  # at its highest, for the whole batch
+    config.optim.head_multiplier = 1.0  # of the rate, for heads
+    config.optim.layer_decay = 1.0  # of the rate, each stage further from the heads
     config.optim.schedule = "cosine"  # or step, constant
     config.optim.warmup = 0.05  # share of the run with a linearly rising rate
     config.optim.decay_at = (0.5, 0.75)  # step schedule: shares of the run
@@ -79,6 +83,12 @@ def default() -> ConfigDict:
     config.optim.momentum = 0.9  # of AdamW: its first beta
     config.optim.nesterov = False  # look ahead by one update
     config.optim.weight_decay = 1e-4  # on kernels only
+    config.optim.weighting = "fixed"  # of the tasks; or equal, uncertainty, dwa,
+    # geometric, gradnorm, pcgrad, cagrad: see `crl_jax/weighting`
+    config.optim.weighting_rate = 0.025  # learning rate of uncertainty and gradnorm
+    config.optim.dwa_temperature = 2.0  # of dwa; higher: more alike
+    config.optim.gradnorm_alpha = 1.5  # of gradnorm; higher: tasks that lag get more
+    config.optim.cagrad_c = 0.5  # of cagrad, 0 to 1; 0: the mean of the gradients
     config.optim.clip_norm = 0.0  # largest global norm of the gradient; 0: none
     config.optim.label_smoothing = 0.0  # share of a label that all classes get
     config.optim.ema = 0.0  # decay of the parameter average that is evaluated; 0: none
@@ -103,7 +113,7 @@ def default_task() -> ConfigDict:
     task = ConfigDict()
     task.kind = "categorical"  # one class; multilabel: several; regression: a number
     task.loss = "huber"  # of a regression: huber or squared
-    task.weight = 1.0  # of its loss in the sum
+    task.weight = 1.0  # of its loss in the sum, if optim.weighting is fixed
     task.classes = 0  # expected number; 0: as the data says
     return task
 

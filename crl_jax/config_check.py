@@ -8,6 +8,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from crl_jax import config_conflicts
 from crl_jax.config import default, default_task, fields, in_order
 from crl_jax.errors import UserError
 
@@ -19,10 +20,15 @@ _CHOICES = {
     "model.stride_in": ("3x3", "1x1"),
     "model.dtype": ("float32", "bfloat16"),
     "model.cross.kind": ("scalar", "channel", "conv"),
-    "model.fusion": ("none", "cross_stitch", "nddr"),
+    "model.frozen": ("none", "stem", "res2", "res3", "res4", "res5"),
+    "model.fusion": ("none", "cross_stitch", "nddr", "mtan"),
     "data.augment": ("random_resized_crop", "pad_and_crop", "none"),
     "data.sampling": ("uniform", "balanced", "square_root"),
     "optim.name": ("sgd", "adamw"),
+    "optim.weighting": (
+        *("fixed", "equal", "uncertainty", "dwa", "geometric"),
+        *("gradnorm", "pcgrad", "cagrad"),
+    ),
     "optim.schedule": ("cosine", "step", "constant"),
 }
 TASK_CHOICES = {
@@ -38,6 +44,10 @@ _POSITIVE = (
     "train.task_devices",
     "train.log_every",
     "optim.learning_rate",
+    "optim.head_multiplier",
+    "optim.weighting_rate",
+    "optim.dwa_temperature",
+    "optim.layer_decay",
 )
 _NOT_NEGATIVE = (
     "train.steps",
@@ -48,6 +58,7 @@ _NOT_NEGATIVE = (
     "data.resize",
     "optim.weight_decay",
     "optim.clip_norm",
+    "optim.gradnorm_alpha",
     "optim.decay_by",
 )
 _SHARES = (
@@ -55,6 +66,8 @@ _SHARES = (
     "data.max_undecodable",
     "optim.momentum",
     "optim.warmup",
+    "optim.cagrad_c",
+    "optim.layer_decay",
     "optim.label_smoothing",
     "optim.ema",
 )
@@ -192,53 +205,11 @@ def _check_values(config: ConfigDict) -> None:
             f"config.optim.decay_at is {config.optim.decay_at}; all must be between 0 "
             "and 1."
         )
-    _check_together(config)
+    _check_tasks(config)
+    config_conflicts.check(config)
 
 
-def _check_together(config: ConfigDict) -> None:
-    """Checks the fields that depend on one another."""
-    if config.data.manifest and config.data.tfds:
-        raise UserError(
-            "config.data.manifest and config.data.tfds are both set; keep one of them."
-        )
-    if not (config.data.val_split or config.data.test_split):
-        raise UserError(
-            "config.data.val_split and config.data.test_split are both empty: the "
-            "network could not be evaluated; name one of them."
-        )
-    if config.train.steps and config.train.epochs:
-        raise UserError(
-            "config.train.steps and config.train.epochs are both set; make one of them "
-            "0."
-        )
-    cross = config.model.cross
-    crosses = cross.init != 0 or cross.learned
-    if config.model.fusion != "none" and crosses:
-        raise UserError(
-            f"config.model.fusion={config.model.fusion} is a baseline without "
-            "cross-residuals: set config.model.cross.init=0, or fusion=none."
-        )
-    if config.model.fusion != "none" and config.train.task_devices > 1:
-        raise UserError(
-            f"config.model.fusion={config.model.fusion} needs all tasks on one device: "
-            "set config.train.task_devices=1."
-        )
-    if cross.kind != "scalar" and not cross.learned:
-        raise UserError(
-            f"config.model.cross.kind={cross.kind} without learning is the same as "
-            "scalar: set config.model.cross.learned=True, or kind=scalar."
-        )
-    if (config.data.sampling != "uniform") != bool(config.data.sampling_task):
-        raise UserError(
-            f"config.data.sampling={config.data.sampling}, config.data.sampling_task="
-            f"{config.data.sampling_task!r}: balanced and square_root need a task, "
-            "uniform none."
-        )
-    if config.data.batch_size % config.train.accumulate:
-        raise UserError(
-            f"config.data.batch_size={config.data.batch_size} does not divide into "
-            f"config.train.accumulate={config.train.accumulate} equal parts."
-        )
+def _check_tasks(config: ConfigDict) -> None:
     for task, settings in config.tasks.items():
         _check_task(f"config.tasks.{task}", settings)
 

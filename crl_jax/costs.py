@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from crl_jax import models
 from crl_jax.models import layers
-from crl_jax.models.network import branched_layers
+from crl_jax.models.architecture import branched_layers, split_layers
 
 
 @dataclass(frozen=True)
@@ -65,11 +65,13 @@ def cost(config: ConfigDict, classes: Mapping[str, int]) -> Cost:
             parameters[kind] += _size(tree)
 
     def kept_for_backward(variables: Any, batch: Any) -> Any:
-        def forward(params: Any) -> Any:
-            both = {**variables, "params": params}
+        frozen, trained = split_layers(variables["params"], network.frozen_layers)
+
+        def forward(trained: Any) -> Any:
+            both = {**variables, "params": frozen | trained}
             return network.apply(both, batch, train=True, mutable=["batch_stats"])
 
-        return jax.vjp(forward, variables["params"], has_aux=True)[1]
+        return jax.vjp(forward, trained, has_aux=True)[1]
 
     one, two = (
         _bytes(jax.eval_shape(kept_for_backward, variables, images(n))) for n in (1, 2)

@@ -24,9 +24,9 @@ class MetricsLog:
     `metrics.csv` has a row a step and split: `step, epoch, split, learning_rate,
     skipped` (steps left out so far, since a number of theirs was none), then for each
     task `<task>_loss` and its measures, such as `<task>_top1, <task>_top5,
-    <task>_mean_class`, then `joint_top1`. Shares are between 0 and 1; an empty cell
-    means that a number does not exist. A resumed run goes on after the row of the step
-    it resumes from.
+    <task>_mean_class`, then `joint_top1`, then the `<task>_weight` in that step's
+    update. Shares are between 0 and 1; an empty cell means that a number does not
+    exist. A resumed run goes on after the row of the step it resumes from.
 
     A disk that cannot be written does not stop the run: rows wait until it can. What is
     there is never changed, but for what a kill has left half-written.
@@ -39,6 +39,7 @@ class MetricsLog:
         for task, judged_by in metrics.measures(kinds).items():
             self._columns += [f"{task}_loss"] if task in kinds else []
             self._columns += [f"{task}_{measure.name}" for measure in judged_by]
+        self._columns += [f"{task}_weight" for task in kinds]
         self._waiting = b""
         with workdir.writing(folder):
             self._size = self._drop_rows_after(resumed_step)

@@ -1,6 +1,6 @@
 """What a task's training minimises."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -62,24 +62,16 @@ OF_NUMBERS: Mapping[str, Callable[[Array, Array], Array]] = {
 }
 
 
-def weighted_sum(
-    losses: Mapping[str, Array],
-    counts: Mapping[str, Array],
-    weights: Mapping[str, float],
+def means(
+    losses: Mapping[str, Array], counts: Mapping[str, Array], tasks: Sequence[str]
 ) -> Array:
-    """Returns the sum over tasks of weight times mean loss.
+    """Returns the mean loss of each task, `[T]`; 0 for one without labels.
 
     Args:
-      losses: `{task: [B]}`, 0 where the label is missing.
+      losses: `{task: [B]}`, 0 where the label is missing; or their sums.
       counts: `{task: []}`, labelled examples that the mean is over. They may be spread
-        over more devices or parts of a batch than `losses` are; then the sums of all
-        parts add up to the sum of the whole.
-      weights: `{task: weight}`.
+        over more devices or parts of a batch than `losses` are; then the means of all
+        parts add up to the mean of the whole.
+      tasks: in the order of the result.
     """
-    return sum(
-        (
-            weights[task] * jnp.sum(losses[task]) / jnp.maximum(counts[task], 1)
-            for task in losses
-        ),
-        start=jnp.zeros(()),
-    )
+    return jnp.stack([jnp.sum(losses[t]) / jnp.maximum(counts[t], 1) for t in tasks])

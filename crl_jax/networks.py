@@ -19,12 +19,14 @@ _NO_CROSS: Settings = {
 
 # What each network says of the config; the rest is the config's own.
 NETWORKS: dict[str, Settings] = {
-    "S": {"model.branch_from": "stem"} | _NO_CROSS,
+    # Nothing is shared that the tasks could be weighted against each other for.
+    "S": {"model.branch_from": "stem", "optim.weighting": "fixed"} | _NO_CROSS,
     "M": _NO_CROSS,
     "X": {},
     "heads": {"model.branch_from": "head"} | _NO_CROSS,
     "cross-stitch": _NO_CROSS | {"model.fusion": "cross_stitch"},
     "NDDR": _NO_CROSS | {"model.fusion": "nddr"},
+    "MTAN": _NO_CROSS | {"model.branch_from": "head", "model.fusion": "mtan"},
 }
 
 MEANINGS = {
@@ -34,6 +36,7 @@ MEANINGS = {
     "heads": "one trunk, of which only the heads are apart",
     "cross-stitch": "as M, with learned sums of the branches (Misra et al. 2016)",
     "NDDR": "as M, with 1x1 convolutions over all branches (Gao et al. 2019)",
+    "MTAN": "one trunk, of which each task attends to a part (Liu et al. 2019)",
 }
 
 

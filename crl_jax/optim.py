@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 
+from crl_jax.models.architecture import STAGES
+
 Array = jax.Array
 LearningRate = Callable[[Any], Any]
 
@@ -49,7 +51,8 @@ def make(
     """Returns the optimiser that `config.optim` describes.
 
     SGD adds the weight decay to the gradient (as PyTorch does), AdamW to the step
-    (Loshchilov and Hutter 2019).
+    (Loshchilov and Hutter 2019). `optim.head_multiplier` and `optim.layer_decay` make
+    the rate, and with it the decay, another one for each layer (see `rate_factor`).
 
     Args:
       config: `config.optim` of a checked config.
@@ -64,7 +67,41 @@ def make(
     else:
         adam = optax.scale_by_adam(b1=config.momentum, nesterov=config.nesterov)
         parts = [*clip, adam, decay]
+    if (config.head_multiplier, config.layer_decay) != (1.0, 1.0):
+        parts.append(_scale_layers(config.head_multiplier, config.layer_decay))
     return optax.chain(*parts, optax.scale_by_learning_rate(rate))
+
+
+def rate_factor(layer: str, head_multiplier: float, layer_decay: float) -> float:
+    """Returns what multiplies the learning rate of a layer.
+
+    Args:
+      layer: such as "stem", "res4b", "head", or the "res5b_cross" of learned weights
+        between tasks, which are as new as heads.
+      head_multiplier: the factor of heads.
+      layer_decay: factor of the last stage, res5; res4 has its square, and so on down
+        to the stem (Howard and Ruder 2018, section 3.2, a stage for their layer).
+    """
+    if layer == "head":
+        return head_multiplier
+    if layer.endswith("_cross"):
+        return 1.0
+    return layer_decay ** (len(STAGES) - STAGES.index(layer[:4]))
+
+
+def _scale_layers(
+    head_multiplier: float, layer_decay: float
+) -> optax.GradientTransformation:
+    def scale(updates: Any, params: Any) -> Any:
+        factors = {
+            layer: rate_factor(layer, head_multiplier, layer_decay) for layer in updates
+        }
+        return {
+            layer: jax.tree.map(lambda u, f=factors[layer]: f * u, leaves)
+            for layer, leaves in updates.items()
+        }
+
+    return optax.stateless(scale)
 
 
 def _clip_by_norm(

@@ -57,6 +57,11 @@ class Schedule:
             validates=bool(config.data.val_split),
         )
 
+    @property
+    def epoch_steps(self) -> int:
+        """Steps that an epoch takes, at least one."""
+        return max(1, round(self.examples / self.batch_size))
+
     def epoch(self, step: int) -> float:
         """Returns the passes over the training data that `step` steps are."""
         return step * self.batch_size / self.examples

@@ -6,11 +6,21 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from crl_jax import trained
+from crl_jax import trained, workdir
 from crl_jax.models import MultitaskResNet, pretrained
 from crl_jax.models.transfer import transfer
 from crl_jax.terminal import console
 from crl_jax.train_state import TrainState
+
+
+def check(config: ConfigDict) -> None:
+    """Raises UserError if what `config.init.from` names is not there to be read."""
+    if origin := config.init["from"]:
+        path = Path(origin).expanduser()
+        if path.is_dir():
+            workdir.read(path)
+        else:
+            pretrained.check_file(path)
 
 
 def from_weights(

@@ -11,16 +11,18 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
-from crl_jax import losses, metrics, optim
+from crl_jax import losses, metrics, optim, weighting
 from crl_jax.data import Batch
 from crl_jax.kinds import Kinds
 from crl_jax.models import layers
+from crl_jax.models.architecture import split_layers
 from crl_jax.models.network import DATA_AXIS, TASK_AXIS, MultitaskResNet
 from crl_jax.train_state import TrainState
 
 Array = jax.Array
 
-Report = dict[str, Any]  # {"losses": {task: []}, "skipped": []}
+# {"losses": {task: []}, "weights": {task: []}, "skipped": []}
+Report = dict[str, Any]
 
 _WHOLE = P()  # on every device
 
@@ -30,62 +32,80 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     config: ConfigDict,
     kinds: Kinds,
+    epoch_steps: int = 1,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Report]]:
     """Returns the step of one device, for a map over the axis `DATA_AXIS`.
 
     It takes the state, the same on every device, and the device's share of a batch; it
     returns the next state, the same on every device, and what to watch of the step:
-    `{"losses": {task: []}, "skipped": []}`.
+    `{"losses": {task: []}, "weights": {task: []}, "skipped": []}`.
 
     Where a loss or the gradient is infinite or no number, only the count of skipped
     steps changes; and unless `config.train.skip_nonfinite`, no later step changes
     anything either, so that the state before stays for whoever looks into it.
     """
-    weights = {task: settings.weight for task, settings in config.tasks.items()}
+    tasks = list(network.classes)
+    method = weighting.make(config, network, epoch_steps)
     norm, skip = gradient_norm(network), config.train.skip_nonfinite
 
-    def loss_and_sums(
-        params: Any, batch_stats: Any, batch: Batch, counts: Mapping[str, Array]
-    ) -> tuple[Array, tuple[Any, metrics.Sums]]:
-        variables = {"params": params, "batch_stats": batch_stats}
-        outputs: Any = network.apply(
-            variables, batch["image"], train=True, mutable=["batch_stats"]
-        )
-        logits, updated = outputs
-        smoothing = config.optim.label_smoothing
-        per_example = _losses(kinds, logits, batch["labels"], smoothing)
-        loss = losses.weighted_sum(per_example, counts, weights)
-        # Each device of `TASK_AXIS` has the logits, and so the loss, of all tasks.
-        loss = loss / network.task_devices
-        sums = metrics.sums(kinds, logits, batch["labels"], per_example)
-        return loss, (updated["batch_stats"], sums)
-
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Report]:
-        params = state.variables["params"]
+        frozen, trained = split_layers(state.variables["params"], network.frozen_layers)
         # Means are over the labelled examples of all devices, however they are spread.
         counts = lax.psum(
             {t: jnp.sum(k.is_labelled(batch["labels"][t])) for t, k in kinds.items()},
             DATA_AXIS,
         )
+        seen = jnp.stack([counts[task] > 0 for task in tasks])
 
-        def gradients_of(batch_stats: Any, part: Batch) -> tuple[Any, Any]:
-            gradient = jax.grad(loss_and_sums, has_aux=True)
-            gradients, (batch_stats, sums) = gradient(params, batch_stats, part, counts)
-            return batch_stats, (gradients, sums)
+        def losses_of(trained: Any, batch_stats: Any, part: Batch) -> tuple[Array, Any]:
+            variables = {"params": frozen | trained, "batch_stats": batch_stats}
+            outputs: Any = network.apply(
+                variables, part["image"], train=True, mutable=["batch_stats"]
+            )
+            logits, updated = outputs
+            smoothing = config.optim.label_smoothing
+            per_example = _losses(kinds, logits, part["labels"], smoothing)
+            sums = metrics.sums(kinds, logits, part["labels"], per_example)
+            means = losses.means(per_example, counts, tasks)
+            return means, (updated["batch_stats"], sums)
 
-        batch_stats, (gradients, sums) = _accumulate(
-            gradients_of, state.variables["batch_stats"], batch, config.train.accumulate
-        )
+        def forwards(batch_stats: Any, part: Batch) -> tuple[Any, Array]:
+            means, (batch_stats, _) = losses_of(trained, batch_stats, part)
+            return batch_stats, means
+
+        def backwards(batch_stats: Any, part: Batch) -> tuple[Any, Any]:
+            _, pull_back, (batch_stats, sums) = jax.vjp(
+                lambda trained: losses_of(trained, batch_stats, part),
+                trained,
+                has_aux=True,
+            )
+            # Each device of `TASK_AXIS` has the logits, and so the loss, of all tasks.
+            (gradients,) = pull_back(weights / network.task_devices)
+            return batch_stats, (*method.by_task(gradients, pull_back), sums)
+
+        old_stats, parts = state.variables["batch_stats"], config.train.accumulate
+        ahead = jnp.zeros(len(tasks))
+        if method.looks_ahead:
+            _, ahead = _accumulate(forwards, old_stats, batch, parts)
+            ahead = lax.psum(ahead, DATA_AXIS)
+        weights = method.weights(state.weighting, ahead, seen)
+        batch_stats, summands = _accumulate(backwards, old_stats, batch, parts)
         # Everything crosses the wire here, once.
-        gradients, sums = lax.psum((gradients, sums), DATA_AXIS)
+        gradients, by_task, sums = lax.psum(summands, DATA_AXIS)
         if network.task_devices > 1:
-            own, shared = _split(gradients, network.stacked_layers)
+            own, shared = split_layers(gradients, network.stacked_layers)
             gradients = own | lax.psum(shared, TASK_AXIS)
         batch_stats = lax.pmean(batch_stats, DATA_AXIS)
+        losses_now = {task: sums[task]["loss"] for task in tasks}
+        means = losses.means(losses_now, counts, tasks)
+        remembered, weights, combined = method.combine(
+            state.weighting, weights, means, seen, by_task
+        )
+        gradients |= combined
 
-        updates, opt_state = optimizer.update(gradients, state.opt_state, params)
-        params = optax.apply_updates(params, updates)
-        variables = {"params": params, "batch_stats": batch_stats}
+        updates, opt_state = optimizer.update(gradients, state.opt_state, trained)
+        trained = optax.apply_updates(trained, updates)
+        variables = {"params": frozen | trained, "batch_stats": batch_stats}
         average = state.average
         if average is not None:
             average = optim.update_average(
@@ -96,12 +116,16 @@ def make_train_step(
             variables=variables,
             opt_state=opt_state,
             average=average,
+            weighting=remembered,
             sums=jax.tree.map(jnp.add, state.sums, sums),
             skipped=state.skipped,
         )
-        losses_now = {task: sums[task]["loss"] for task in counts}
         new = _unless_broken(state, new, losses_now, norm(gradients), skip)
-        return new, {"losses": losses_now, "skipped": new.skipped}
+        return new, {
+            "losses": losses_now,
+            "weights": {task: weights[t] for t, task in enumerate(tasks)},
+            "skipped": new.skipped,
+        }
 
     return train_step
 
@@ -131,12 +155,6 @@ def _unless_broken(
         step=new.step if skip else kept.step,
         skipped=old.skipped + (~finite).astype(jnp.int32),
     )
-
-
-def _split(tree: Any, stacked: frozenset[str]) -> tuple[Any, Any]:
-    """Returns the layers that are stacked over tasks, and the others."""
-    own = {layer: leaves for layer, leaves in tree.items() if layer in stacked}
-    return own, {layer: leaves for layer, leaves in tree.items() if layer not in own}
 
 
 def make_eval_step(
@@ -207,7 +225,7 @@ def gradient_norm(network: MultitaskResNet) -> Callable[[Any], Array]:
         return optax.tree.norm
 
     def norm(gradients: Any) -> Array:
-        own, shared = _split(gradients, network.stacked_layers)
+        own, shared = split_layers(gradients, network.stacked_layers)
         squares = lax.psum(optax.tree.norm(own, squared=True), TASK_AXIS)
         return jnp.sqrt(squares + optax.tree.norm(shared, squared=True))
 

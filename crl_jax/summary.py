@@ -27,7 +27,8 @@ def print_summary(config: ConfigDict, classes: Mapping[str, int]) -> None:
         row = [f"head {task} ({count:,})"]
         rows += [row + [f"{c.heads[task]:,}" for c in costs.values()]]
     if costs["X"].cross:
-        rows += [["cross weights"] + [f"{c.cross:,}" for c in costs.values()]]
+        between = "cross weights" if config.model.fusion == "none" else "between tasks"
+        rows += [[between] + [f"{c.cross:,}" for c in costs.values()]]
     rows += [["total"] + [f"{c.total:,}" for c in costs.values()]]
     rows += [["total, millions"] + [f"{c.total / 1e6:.2f}" for c in costs.values()]]
     saved = [f"{100 * (1 - c.total / costs['S'].total):.1f}%" for c in costs.values()]
@@ -42,11 +43,14 @@ def print_summary(config: ConfigDict, classes: Mapping[str, int]) -> None:
         ["parameters", *costs],
         rows,
     )
-    console.print(
-        "S: a network a task. M: multitask. X: with cross-residuals "
-        f"({model.cross.kind}, {'learned from' if model.cross.learned else 'fixed at'} "
-        f"{model.cross.init:g})."
+    crossing = (
+        f"cross-residuals ({model.cross.kind}, "
+        f"{'learned from' if model.cross.learned else 'fixed at'} "
+        f"{model.cross.init:g})"
     )
+    if model.fusion != "none":
+        crossing = f"model.fusion={model.fusion}"
+    console.print(f"S: a network a task. M: multitask. X: with {crossing}.")
 
 
 def main() -> None:

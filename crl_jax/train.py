@@ -18,11 +18,13 @@ from crl_jax import (
     start,
     step,
     train_state,
+    weighting,
     workdir,
 )
 from crl_jax.checkpoints import Checkpoints
 from crl_jax.data import labels, source, stream
 from crl_jax.logs import MetricsLog, NoLog
+from crl_jax.models.architecture import crosses, layer_names
 from crl_jax.schedule import Schedule
 from crl_jax.stopping import stop_at_broken_step, stop_request
 from crl_jax.terminal import TrainingProgress, console
@@ -53,6 +55,9 @@ def train(config: ConfigDict, directory: str | os.PathLike[str]) -> metrics.Mean
     network = models.build(config, data.widths)
     mesh = devices.make_mesh(config.train.task_devices, len(data.kinds))
     devices.check_batch_size(config, mesh)
+    weighting.make(config, network)  # refuses a network that it cannot work on
+    if not workdir.has_checkpoint(folder):
+        start.check(config)
 
     run = workdir.Run(config, data.kinds, data.identity)
     with workdir.claim(folder, run) if devices.is_first() else nullcontext():
@@ -78,7 +83,7 @@ def _train(
     optimizer = optim.make(config.optim, learning_rate, step.gradient_norm(network))
     abstract = train_state.abstract_state(network, optimizer, config, kinds, mesh)
     train_step = step.map_train_step(
-        step.make_train_step(network, optimizer, config, kinds),
+        step.make_train_step(network, optimizer, config, kinds, schedule.epoch_steps),
         mesh,
         train_state.partition_specs(abstract),
     )
@@ -96,6 +101,8 @@ def _train(
         state = train_state.create(network, optimizer, config, kinds, abstract)
         state = start.from_weights(state, config, network, mesh)
         console.print(describe(config, data, schedule, mesh), soft_wrap=True)
+        if warning := what_cannot_cross(network):
+            console.print(warning, soft_wrap=True)
     else:
         console.print(f"Going on at step {first:,} of {schedule.steps:,} in {folder}.")
 
@@ -135,6 +142,8 @@ def _train(
                 check_step(number, report)
                 rate, epoch = float(learning_rate(number - 1)), schedule.epoch(number)
                 result, skipped = metrics.means([state.sums], kinds), int(state.skipped)
+                for task, weight in report["weights"].items():
+                    result[task]["weight"] = float(weight)
                 state = train_state.clear_sums(state)
                 log.write(number, epoch, "train", result, rate, skipped)
                 text = metrics.in_a_line(result, kinds)
@@ -185,4 +194,18 @@ def describe(
         f"{config.data.image_size} px, {schedule.steps:,} steps of "
         f"{schedule.batch_size} on {mesh.size} {mesh.devices.flat[0].platform} "
         f"device{'s' if mesh.size > 1 else ''}. The first step compiles."
+    )
+
+
+def what_cannot_cross(network: models.MultitaskResNet) -> str:
+    """Returns a warning where cross weights are set and nothing can cross; else ""."""
+    weights_set = network.cross_init != 0 or network.cross_learned
+    can_cross = crosses(network.depth, network.branch_from)
+    if not weights_set or can_cross or len(network.classes) == 1:
+        return ""
+    last = layer_names(network.depth)[-3]
+    return (
+        "Warning: nothing crosses between the tasks. Branched from "
+        f"{network.branch_from}, they have no unit of their own behind another: set "
+        f"config.model.branch_from to {last} or before, or config.model.cross.init=0."
     )

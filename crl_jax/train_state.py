@@ -11,9 +11,10 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
-from crl_jax import metrics
+from crl_jax import metrics, weighting
 from crl_jax.kinds import Kinds
 from crl_jax.models import layers
+from crl_jax.models.architecture import split_layers
 from crl_jax.models.network import TASK_AXIS, MultitaskResNet
 
 Array = jax.Array
@@ -25,8 +26,9 @@ class TrainState(struct.PyTreeNode):
     Attributes:
       step: number of updates done, which is also the position in the data.
       variables: `{"params": ..., "batch_stats": ...}` of the network.
-      opt_state: state of the optimiser.
+      opt_state: state of the optimiser, for the layers that are trained.
       average: moving average of `variables`, or None.
+      weighting: what `config.optim.weighting` remembers, or None.
       sums: of the metrics of the steps since the last row of the log.
       skipped: number of steps that changed nothing, since a loss or gradient of theirs
         was infinite or no number.
@@ -36,6 +38,7 @@ class TrainState(struct.PyTreeNode):
     variables: Any
     opt_state: Any
     average: Any
+    weighting: Any
     sums: metrics.Sums
     skipped: Array
 
@@ -59,11 +62,13 @@ def create_state(
     images = jnp.zeros((1, size, size, 3), jnp.uint8)
     whole = network.clone(task_devices=1)
     variables = whole.init(jax.random.key(config.train.seed), images)
+    _, trained = split_layers(variables["params"], network.frozen_layers)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         variables=variables,
-        opt_state=optimizer.init(variables["params"]),
+        opt_state=optimizer.init(trained),
         average=jax.tree.map(jnp.copy, variables) if config.optim.ema > 0 else None,
+        weighting=weighting.make(config, network).start(),
         sums=metrics.zeros(kinds),
         skipped=jnp.zeros((), jnp.int32),
     )

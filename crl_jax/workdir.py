@@ -130,8 +130,7 @@ def check_free(workdir: Path, run: Run) -> None:
       workdir: a run's folder; it need not exist.
       run: what is going to be trained.
     """
-    folders = (workdir / "checkpoints").glob("*")
-    if not any(folder.name.isdigit() for folder in folders) and not is_done(workdir):
+    if not has_checkpoint(workdir) and not is_done(workdir):
         return
     if not (workdir / "config.json").exists():
         raise UserError(
@@ -242,6 +241,12 @@ def write_result(
     content = {"split": split, "step": step, "result": numbers}
     with writing(workdir):
         _write_json(workdir / "result.json", content)
+
+
+def has_checkpoint(workdir: Path) -> bool:
+    """Whether the run in `workdir` has something to go on with."""
+    folders = (workdir / "checkpoints").glob("*")
+    return any(folder.name.isdigit() for folder in folders)
 
 
 def is_done(workdir: Path) -> bool:

@@ -12,9 +12,9 @@ import pytest
 
 from crl_jax.errors import UserError
 from crl_jax.models import MultitaskResNet
+from crl_jax.models.architecture import layer_names
 from crl_jax.models.cross_residual import CrossResidual
 from crl_jax.models.layers import convolve
-from crl_jax.models.network import layer_names
 
 CLASSES = {"noun": 5, "adjective": 4, "anp": 7}
 PAPER_CLASSES = {"noun": 167, "adjective": 117, "anp": 553}

@@ -15,7 +15,7 @@ from crl_jax.comparison.plan import Variant
 from crl_jax.comparison.results import Results
 from crl_jax.kinds import Measure
 from crl_jax.metrics import JOINT
-from crl_jax.models.network import branched_layers
+from crl_jax.models.architecture import branched_layers
 
 # Wong 2011, "Points of view: color blindness", Nature Methods 8.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")

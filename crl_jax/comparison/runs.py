@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from crl_jax import config_check, metrics, models, networks, workdir
+from crl_jax import config_check, metrics, models, networks, weighting, workdir
 from crl_jax.comparison.plan import Plan, Variant
 from crl_jax.data import source
 from crl_jax.errors import UserError
@@ -58,7 +58,8 @@ def plan_runs(plan: Plan, directory: Path) -> list[PlannedRun]:
         data = source.find_source(config)
         data.check(config)
         config = config_check.with_tasks(config, data.widths)
-        models.build(config, data.widths)
+        network = models.build(config, data.widths)
+        weighting.make(config, network)  # refuses a network that it cannot work on
         for seed in plan.seeds_of(variant):
             seeded = networks.with_settings(config, {"train.seed": seed})
             run = workdir.Run(seeded, data.kinds, data.identity)

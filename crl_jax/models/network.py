@@ -7,7 +7,8 @@
 | X, cross-residual   | `res5b`       | 0.1          |
 | heads only          | `head`        | -            |
 
-The baselines cross-stitch and NDDR are M with a `Fusion` after each branched unit.
+The baselines cross-stitch and NDDR are M with a `Fusion` after each branched unit; MTAN
+is heads only, with a `StageAttention` after each stage.
 """
 
 import functools
@@ -19,8 +20,15 @@ import jax.numpy as jnp
 from flax import linen as nn
 from ml_collections import ConfigDict
 
-from crl_jax.errors import UserError
 from crl_jax.models import layers, units
+from crl_jax.models.architecture import (
+    ARCHITECTURES,
+    branched_layers,
+    frozen_layers,
+    layer_names,
+    unit_names,
+)
+from crl_jax.models.attention import StageAttention
 from crl_jax.models.batch_norm import BatchNorm
 from crl_jax.models.cross_residual import CrossResidual
 from crl_jax.models.fusion import Fusion
@@ -30,53 +38,6 @@ Array = jax.Array
 # The mapped axes over which a batch, and the task axis, are divided over devices.
 DATA_AXIS = "data"
 TASK_AXIS = "task"
-
-# Depth: kind of unit, and how many a stage (He et al. 2015, table 1). 12 is a tiny one.
-ARCHITECTURES: dict[int, tuple[type[nn.Module], tuple[int, int, int, int]]] = {
-    12: (units.BasicUnit, (1, 1, 1, 2)),
-    18: (units.BasicUnit, (2, 2, 2, 2)),
-    34: (units.BasicUnit, (3, 4, 6, 3)),
-    50: (units.BottleneckUnit, (3, 4, 6, 3)),
-    101: (units.BottleneckUnit, (3, 4, 23, 3)),
-    152: (units.BottleneckUnit, (3, 8, 36, 3)),
-}
-
-
-def unit_names(stage_sizes: tuple[int, ...]) -> list[list[str]]:
-    """Returns the units' names a stage, `[["res2a", "res2b"], ["res3a", ...], ...]`.
-
-    Stages of up to six units are lettered; longer ones count, `res4a, res4b1, res4b2`,
-    as in the original release of ResNet-101 and ResNet-152.
-    """
-    names = []
-    for stage, size in enumerate(stage_sizes, start=2):
-        if size <= 6:
-            suffixes = list("abcdef"[:size])
-        else:
-            suffixes = ["a", *(f"b{i}" for i in range(1, size))]
-        names.append([f"res{stage}{suffix}" for suffix in suffixes])
-    return names
-
-
-def layer_names(depth: int) -> list[str]:
-    """Returns what `branch_from` can be: stem, the units from first to last, head."""
-    stages = unit_names(ARCHITECTURES[depth][1])
-    return ["stem", *(name for stage in stages for name in stage), "head"]
-
-
-def branched_layers(depth: int, branch_from: str) -> frozenset[str]:
-    """Returns the layers that each task has for itself, heads included.
-
-    Raises:
-      UserError: `branch_from` is not a layer of this network.
-    """
-    names = layer_names(depth)
-    if branch_from not in names:
-        raise UserError(
-            f"config.model.branch_from={branch_from!r} is not a layer of "
-            f"ResNet-{depth}; it can be: {', '.join(names)}."
-        )
-    return frozenset(names[names.index(branch_from) :])
 
 
 class MultitaskResNet(nn.Module):
@@ -90,8 +51,9 @@ class MultitaskResNet(nn.Module):
       depth: 12, 18, 34, 50, 101 or 152.
       branch_from: first layer that each task has for itself (see `layer_names`).
       cross_kind, cross_init, cross_learned: see `CrossResidual`.
-      fusion: "none", or what mixes the tasks after a branched unit (see `Fusion`); it
-        lies where learned cross weights do.
+      fusion: "none"; or "cross_stitch" or "nddr", which mix the tasks after a branched
+        unit (see `Fusion`); or "mtan", with which they attend to a trunk that has no
+        branches (see `StageAttention`). It lies at `<unit>_cross`, or `<stage>_cross`.
       width: multiplies the channels of every stage.
       stem: "large" or "small" (see `units.Stem`).
       stride_in: "3x3" or "1x1" (see `units.BottleneckUnit`).
@@ -100,6 +62,9 @@ class MultitaskResNet(nn.Module):
       batch_norm_axis: mapped axis over which batch statistics are averaged.
       remat: stages, 2 to 5, whose units keep nothing but their input for the backward
         pass and are computed again there: less memory for more time.
+      frozen: last stage of those that are not trained (see `STAGES`), or "none". Their
+        batch norm uses and keeps its running statistics.
+      frozen_batch_stats: whether all batch norm does.
       task_devices: devices that T is divided over. With more than one the network runs
         mapped over `TASK_AXIS`, with the parameters of T / task_devices tasks on each.
     """
@@ -119,12 +84,25 @@ class MultitaskResNet(nn.Module):
     dtype: Any = jnp.float32
     batch_norm_axis: str | None = None
     remat: tuple[int, ...] = ()
+    frozen: str = "none"
+    frozen_batch_stats: bool = False
     task_devices: int = 1
 
     @property
     def stacked_layers(self) -> frozenset[str]:
         """Layers whose parameters have a leading axis T."""
         return branched_layers(self.depth, self.branch_from) - {"head"}
+
+    @property
+    def frozen_layers(self) -> frozenset[str]:
+        """Layers whose parameters stay as they are."""
+        return frozen_layers(self.depth, self.frozen)
+
+    @property
+    def trained_trunk(self) -> list[str]:
+        """Layers that all tasks share and that are trained, from first to last."""
+        own = branched_layers(self.depth, self.branch_from) | self.frozen_layers
+        return [layer for layer in layer_names(self.depth) if layer not in own]
 
     @nn.compact
     def __call__(self, images: Array, train: bool = False) -> dict[str, Array]:
@@ -148,16 +126,17 @@ class MultitaskResNet(nn.Module):
           UserError: `branch_from` is not a layer of this network.
         """
         branched = branched_layers(self.depth, self.branch_from)
-        norm = functools.partial(BatchNorm, train=train, axis_name=self.batch_norm_axis)
         unit_class, unit_settings, stage_sizes = self._architecture()
 
         x = self._normalise(images)
         stem = self._layer(units.Stem, "stem" in branched, input_is_shared=True)
         channels = round(64 * self.width)
+        norm = self._norm("stem", train)
         x = stem(channels, size=self.stem, norm=norm, name="stem")(x)
 
+        attended = None
         for stage, names in enumerate(unit_names(stage_sizes)):
-            channels = round(64 * 2**stage * self.width)
+            channels, outputs = round(64 * 2**stage * self.width), []
             for name in names:
                 stride = 2 if stage > 0 and name == names[0] else 1
                 unit = self._layer(
@@ -165,6 +144,7 @@ class MultitaskResNet(nn.Module):
                     name in branched,
                     input_is_shared=x.ndim == 4,
                 )
+                norm = self._norm(name, train)
                 unit = unit(
                     channels, stride=stride, norm=norm, name=name, **unit_settings
                 )
@@ -175,9 +155,13 @@ class MultitaskResNet(nn.Module):
                 x = layers.relu(residual + shortcut)
                 if fuses:
                     x = Fusion(self.fusion, name=f"{name}_cross")(x)
+                outputs.append(x)
+            if self.fusion == "mtan":
+                attend = self._attention(f"res{stage + 2}_cross", train)
+                attended = attend(outputs[0], x, attended)
 
         heads = units.Heads(dict(self.classes), self._task_axis, name="head")
-        return heads(x)
+        return heads(x if attended is None else attended)
 
     @property
     def _task_axis(self) -> str | None:
@@ -195,6 +179,13 @@ class MultitaskResNet(nn.Module):
             for v in (self.mean, self.std)
         )
         return ((images.astype(jnp.float32) - mean) / std).astype(self.dtype)
+
+    def _norm(self, layer: str, train: bool) -> Callable[..., BatchNorm]:
+        """Returns the batch norm of a layer."""
+        keeps = self.frozen_batch_stats or layer in self.frozen_layers
+        return functools.partial(
+            BatchNorm, train=train and not keeps, axis_name=self.batch_norm_axis
+        )
 
     def _layer(
         self, layer: type[nn.Module], in_branch: bool, input_is_shared: bool
@@ -214,6 +205,10 @@ class MultitaskResNet(nn.Module):
             task_axis=self._task_axis,
             name=f"{unit_name}_cross",
         )
+
+    def _attention(self, name: str, train: bool) -> StageAttention:
+        norm = self._norm(name, train)
+        return StageAttention(len(self.classes), norm, self.dtype, name=name)
 
 
 def build(config: ConfigDict, classes: Mapping[str, int]) -> MultitaskResNet:
@@ -244,5 +239,7 @@ def build(config: ConfigDict, classes: Mapping[str, int]) -> MultitaskResNet:
         dtype=jnp.dtype(model.dtype),
         batch_norm_axis=DATA_AXIS if model.sync_batch_norm else None,
         remat=tuple(model.remat),
+        frozen=model.frozen,
+        frozen_batch_stats=model.frozen_batch_stats,
         task_devices=config.train.task_devices,
     )

@@ -14,7 +14,8 @@ from flax import traverse_util
 
 from crl_jax.errors import UserError
 from crl_jax.models import units
-from crl_jax.models.network import ARCHITECTURES, MultitaskResNet, unit_names
+from crl_jax.models.architecture import ARCHITECTURES, unit_names
+from crl_jax.models.network import MultitaskResNet
 from crl_jax.models.weight_files import Tensor, read_keras, read_torch
 
 # Where an array lies in the variables: ("params", "res2a", "conv1", "kernel").
@@ -43,6 +44,17 @@ class Import:
     notes: list[str] = field(default_factory=list)
 
 
+def check_file(path: Path) -> None:
+    """Raises UserError if weights cannot be read from `path`, by its name."""
+    if path.suffix not in _READERS:
+        raise UserError(
+            f"config.init.from={path}: weights are read from {', '.join(_READERS)}, or "
+            "from the folder of a run."
+        )
+    if not path.is_file():
+        raise UserError(f"config.init.from={path}: there is no such file.")
+
+
 def load(path: Path, network: MultitaskResNet, variables: Any) -> Import:
     """Returns the variables of a network, with what a file has of them.
 
@@ -56,21 +68,8 @@ def load(path: Path, network: MultitaskResNet, variables: Any) -> Import:
       UserError: no such file, one that cannot be read, another network, or a shape
         that does not fit.
     """
-    readers: dict[str, Callable[[Path, MultitaskResNet], _Source]] = {
-        ".safetensors": _torch_source,
-        ".pth": _torch_source,
-        ".pt": _torch_source,
-        ".h5": _keras_source,
-        ".keras": _keras_source,
-    }
-    if path.suffix not in readers:
-        raise UserError(
-            f"config.init.from={path}: weights are read from {', '.join(readers)}, or "
-            "from the folder of a run."
-        )
-    if not path.is_file():
-        raise UserError(f"config.init.from={path}: there is no such file.")
-    source = readers[path.suffix](path, network)
+    check_file(path)
+    source = _READERS[path.suffix](path, network)
     return _fill(path, source, network, variables)
 
 
@@ -285,6 +284,15 @@ def _norm_reader(
     if weight == "moving_variance":
         return lambda: tensor.read() + np.float32(_KERAS_EPSILON - 1e-5)
     return tensor.read
+
+
+_READERS: dict[str, Callable[[Path, MultitaskResNet], _Source]] = {
+    ".safetensors": _torch_source,
+    ".pth": _torch_source,
+    ".pt": _torch_source,
+    ".h5": _keras_source,
+    ".keras": _keras_source,
+}
 
 
 def describe(result: Import, source: str) -> str:

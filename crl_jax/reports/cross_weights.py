@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
-from crl_jax.models.network import branched_layers, layer_names
+from crl_jax.models.architecture import branched_layers, layer_names
 from crl_jax.reports import page
 from crl_jax.reports.page import Child, Element, Section, element
 from crl_jax.trained import Trained

@@ -1,0 +1,127 @@
+"""Weights of the tasks that follow from their gradients in shared layers."""
+
+import itertools
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from crl_jax.weighting.method import TINY, State, Weighting
+
+Array = jax.Array
+
+_LEAST_WEIGHT = 0.01  # of a task under GradNorm, whose steps could pass zero
+_CAGRAD_SWEEPS = 10  # over pairs of tasks; for five, more change the seventh digit
+
+
+@dataclass(frozen=True)
+class GradNorm(Weighting):
+    """Moves the weights so that norms w |g| follow mean(w |g|) r^alpha (Chen 2018).
+
+    g is a task's gradient in the last shared layer, and r how much of its first loss a
+    task still has, as against the mean of the tasks (section 3.2). The sum of the
+    weights stays T.
+    """
+
+    rate: float = 0.025
+    alpha: float = 1.5
+
+    def start(self) -> State:
+        """Returns weights of 1, before any loss."""
+        return {"weight": jnp.ones(self.tasks), "first_loss": jnp.zeros(self.tasks)}
+
+    def weights(self, state: State, losses: Array, seen: Array) -> Array:
+        """Returns the weights as they are."""
+        return state["weight"]
+
+    def update(
+        self, state: State, weights: Array, losses: Array, seen: Array, gram: Array
+    ) -> tuple[State, Array]:
+        """Moves the weights one step towards equal norms."""
+        first = state["first_loss"]  # 0: not yet seen
+        first = jnp.where(seen & (first == 0), losses, first)
+        count = jnp.maximum(jnp.sum(seen), 1)
+        norms = jnp.sqrt(jnp.diagonal(gram))
+        ratio = losses / jnp.maximum(first, TINY)
+        ratio /= jnp.maximum(jnp.sum(jnp.where(seen, ratio, 0.0)) / count, TINY)
+        mean = jnp.sum(jnp.where(seen, weights * norms, 0.0)) / count
+        slope = jnp.sign(weights * norms - mean * ratio**self.alpha) * norms
+        weight = weights - self.rate * jnp.where(seen, slope, 0.0)
+        weight = jnp.maximum(weight, _LEAST_WEIGHT)
+        weight *= self.tasks / jnp.sum(weight)
+        return {"weight": weight, "first_loss": first}, weights
+
+
+@dataclass(frozen=True)
+class PCGrad(Weighting):
+    """Takes from each task's gradient what points against another's, and adds them up.
+
+    Algorithm 1 of Yu et al. 2020, which goes through the other tasks in random order;
+    here they follow in the order of the tasks, from the task's own place on.
+    """
+
+    combines = True
+
+    def update(
+        self, state: State, weights: Array, losses: Array, seen: Array, gram: Array
+    ) -> tuple[State, Array]:
+        """Returns how often each gradient is in the sum of the projected ones."""
+        total = jnp.zeros(self.tasks)
+        for i in range(self.tasks):
+            own = jnp.zeros(self.tasks).at[i].set(1.0)  # in terms of all gradients
+            for j in (*range(i + 1, self.tasks), *range(i)):
+                product = own @ gram[:, j]
+                share = product / jnp.maximum(gram[j, j], TINY)
+                own = own.at[j].add(-jnp.minimum(share, 0.0))
+            total += own
+        return state, total
+
+
+@dataclass(frozen=True)
+class CAGrad(Weighting):
+    """T times the direction that helps the worst task, near the mean g of gradients.
+
+    Not further from g than c |g| (Liu et al. 2021, equation 3), found by its dual: the
+    weights w on the simplex that make g_w g + c |g| |g_w| least, g_w the weighted sum.
+    Divided by 1 + c^2, as the authors' code does.
+    """
+
+    combines = True
+    c: float = 0.5
+
+    def update(
+        self, state: State, weights: Array, losses: Array, seen: Array, gram: Array
+    ) -> tuple[State, Array]:
+        """Returns how much of each gradient is in the direction."""
+        gram /= jnp.maximum(jnp.trace(gram), TINY)
+        count = jnp.maximum(jnp.sum(seen), 1)
+        equal = seen / count
+        radius = self.c * jnp.sqrt(equal @ gram @ equal)
+
+        def sweep(_: int, w: Array) -> Array:
+            for i, j in itertools.combinations(range(self.tasks), 2):
+                shifted = _shift(w, i, j, gram, equal, radius)
+                w = jnp.where(seen[i] & seen[j], shifted, w)
+            return w
+
+        w = lax.fori_loop(0, _CAGRAD_SWEEPS, sweep, equal)
+        norm = jnp.sqrt(jnp.maximum(w @ gram @ w, TINY))
+        direction = equal + radius / norm * w
+        return state, count * direction / (1 + self.c**2)
+
+
+def _shift(w: Array, i: int, j: int, gram: Array, equal: Array, radius: Array) -> Array:
+    """Moves weight from j to i, or back, to where CAGrad's dual is least.
+
+    Along that line the dual is a x + radius sqrt(b x^2 + 2 d x + e), which is convex.
+    """
+    line = jnp.zeros_like(w).at[i].set(1.0).at[j].set(-1.0)
+    a = line @ gram @ equal
+    b = jnp.maximum(line @ gram @ line, TINY)
+    d, e = line @ gram @ w, w @ gram @ w
+    rest = jnp.maximum(e - d * d / b, 0.0)
+    slack = radius**2 * b - a * a  # not above zero: it falls to one end
+    x = -jnp.sign(a) * jnp.sqrt(a * a * rest / (b * jnp.maximum(slack, TINY))) - d / b
+    x = jnp.where(slack > 0, x, -2 * jnp.sign(a))
+    return w + jnp.clip(x, -w[i], w[j]) * line
