@@ -189,7 +189,7 @@ def test_predictions_in_every_format(run, predictor, listed, capsys):
     ]
     assert float(rows[0]["brightness"]) == objects[0]["tasks"]["brightness"]
     FORMATS["table"](predictions, kinds, 2, sys.stdout)
-    assert f"{objects[0]['tasks']['brightness']:g}" in capsys.readouterr().out
+    assert f"{objects[0]['tasks']['brightness']:.2f}" in capsys.readouterr().out
 
 
 def test_the_report_has_a_section_for_each_kind(run, tmp_path):
