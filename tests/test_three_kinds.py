@@ -281,8 +281,8 @@ def test_a_tfds_data_set_with_lists_of_labels(new_config, tmp_path):
     config.data.val_split = "train"
     config.data.dir = str(tmp_path)
     with config.unlocked():
-        config.data.tasks = {"tags": "tags", "kind": "kind"}
-        config.tasks.tags = {"kind": "multilabel"}
+        config.data.tasks = {"tags": "tags", "kind": "kind", "again": "tags"}
+        config.tasks.tags = config.tasks.again = {"kind": "multilabel"}
     config = config_check.check(config)
     data = source.open_source(config)
     assert data.kinds["tags"] == Multilabel(("cat", "dog", "owl"))
@@ -290,8 +290,9 @@ def test_a_tfds_data_set_with_lists_of_labels(new_config, tmp_path):
     found = sorted(batch["labels"]["tags"].tolist())
     none_padding = [[-1] * 3] * 4
     assert found == [*none_padding, [0, 0, 0], [1, 0, 0], [1, 1, 0], [1, 1, 1]]
-    by_read = read_labels(data, "train")["tags"].tolist()
-    assert sorted(by_read) == found[4:]
+    labels = read_labels(data, "train")
+    assert sorted(labels["tags"].tolist()) == found[4:]
+    np.testing.assert_array_equal(labels["again"], labels["tags"])
 
 
 @pytest.mark.parametrize(

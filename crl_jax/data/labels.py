@@ -72,7 +72,7 @@ def _read_kept(path: Path, names: Iterable[str], size: int) -> Columns | None:
             columns = {name: kept[name] for name in names}
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
-    whole = all(len(column) == size for column in columns.values())
+    whole = all(column.shape[:1] == (size,) for column in columns.values())
     return columns if whole else None
 
 
@@ -167,12 +167,13 @@ def _columns(
       shrink: applied to a few examples at a time, so that not all are in memory.
     """
     records = Records(source.split(split))
+    # Several tasks may have the same feature.
+    kinds = {feature: source.kinds[task] for task, feature in source.labels.items()}
 
     def read(first: int) -> Columns:
         numbers = range(first, min(first + _CHUNK, len(records)))
         parsed = tf.io.parse_example(records.read(numbers), spec)
-        for task, feature in source.labels.items():
-            kind = source.kinds[task]
+        for feature, kind in kinds.items():
             parsed[feature] = FEATURES[kind.name].to_label(kind, parsed[feature])
         return shrink({name: column.numpy() for name, column in parsed.items()})
 
