@@ -23,13 +23,18 @@ _ON, _OFF = "on", "off"
 
 # What the network was trained with, and system fonts: nothing comes from elsewhere.
 THEME = gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["monospace"])
+# Gradio loses a shorthand such as `border` that has a variable in it.
 CSS = """
 .gradio-container { max-width: 70rem !important; margin: 0 auto; }
 footer { display: none !important; }
-.answer table { width: 100%; margin-top: .5rem; border-collapse: collapse; }
+.answer table { width: 100%; margin-top: .5rem; border-collapse: collapse;
+  border-width: 0 !important; }
+.answer tr { border-width: 0 !important; }
 .answer th, .answer td { text-align: left; padding: .3rem .6rem .3rem 0 !important;
-  border: 0 solid var(--border-color-primary) !important;
-  border-bottom-width: 1px !important; overflow-wrap: anywhere; }
+  border-style: solid !important; border-width: 0 0 1px !important;
+  border-bottom-color: var(--border-color-primary) !important;
+  overflow-wrap: anywhere; }
+.answer td:first-child { overflow-wrap: normal; }
 """
 
 

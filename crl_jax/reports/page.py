@@ -63,7 +63,7 @@ td.text { text-align: left; } td.long { text-align: left; word-break: break-all;
 @media print { :root { color-scheme: light; --paper: #fff; --ink: #000; --pale: #444;
   --line: #ccc; --fill: #f2f2f2; --accent: #1f6feb; --second: #c2410c; }
   nav { display: none; } figure, tr, .card { break-inside: avoid; }
-  h2, h3 { break-after: avoid; } body { padding: 0; max-width: none; }
+  h2, h3, .pale { break-after: avoid; } body { padding: 0; max-width: none; }
   * { print-color-adjust: exact; -webkit-print-color-adjust: exact; } }
 """
 
