@@ -113,7 +113,9 @@ def max_pool(x: Array, size: int, stride: int) -> Array:
     if _on_cpu():
         return cpu.max_pool(x, size, stride)
     pad = (size // 2, size // 2)
-    return nn.max_pool(x, (size, size), (stride, stride), (pad, pad))
+    window, strides, padding = (size, size), (stride, stride), (pad, pad)
+    # By name, or jax2onnx does not know it.
+    return nn.max_pool(x, window_shape=window, strides=strides, padding=padding)
 
 
 @functools.cache
