@@ -134,6 +134,15 @@ def test_pcgrad_projects_each_gradient_away_from_the_others(tasks, seed):
     np.testing.assert_allclose(found, total, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("method", [PCGrad((1.0,) * 3), CAGrad((1.0,) * 3)])
+def test_combinations_do_not_depend_on_the_gradients_scale(method):
+    gradients = np.random.default_rng(1).normal(size=(3, 4)).astype(np.float32)
+    expected = in_terms_of_gradients(method, gradients)
+    for scale in (1e-9, 1e9):
+        found = in_terms_of_gradients(method, np.float32(scale) * gradients)
+        np.testing.assert_allclose(found / scale, expected, rtol=1e-3, atol=1e-5)
+
+
 @pytest.mark.parametrize("tasks", [2, 3])
 @pytest.mark.parametrize("seed", range(4))
 def test_cagrad_helps_the_worst_task_most(tasks, seed):

@@ -67,6 +67,7 @@ class PCGrad(Weighting):
         self, state: State, weights: Array, losses: Array, seen: Array, gram: Array
     ) -> tuple[State, Array]:
         """Returns how often each gradient is in the sum of the projected ones."""
+        gram = _relative(gram)
         total = jnp.zeros(self.tasks)
         for i in range(self.tasks):
             own = jnp.zeros(self.tasks).at[i].set(1.0)  # in terms of all gradients
@@ -94,7 +95,7 @@ class CAGrad(Weighting):
         self, state: State, weights: Array, losses: Array, seen: Array, gram: Array
     ) -> tuple[State, Array]:
         """Returns how much of each gradient is in the direction."""
-        gram /= jnp.maximum(jnp.trace(gram), TINY)
+        gram = _relative(gram)
         count = jnp.maximum(jnp.sum(seen), 1)
         equal = seen / count
         radius = self.c * jnp.sqrt(equal @ gram @ equal)
@@ -109,6 +110,11 @@ class CAGrad(Weighting):
         norm = jnp.sqrt(jnp.maximum(w @ gram @ w, TINY))
         direction = equal + radius / norm * w
         return state, count * direction / (1 + self.c**2)
+
+
+def _relative(gram: Array) -> Array:
+    """Returns products that sum to 1 on the diagonal, however small they were."""
+    return gram / jnp.maximum(jnp.trace(gram), 1e-30)
 
 
 def _shift(w: Array, i: int, j: int, gram: Array, equal: Array, radius: Array) -> Array:

@@ -6,7 +6,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from crl_jax.models.architecture import split_layers
 
@@ -80,11 +79,13 @@ class Weighting:
           seen: see `weights`.
           by_task: from the method of this name, added up over the whole batch.
         """
-        gram = gram_matrix(by_task, self.tasks)
-        state, weights = self.update(state, weights, losses, seen, gram)
-        if not self.combines:
-            return state, weights, {}
-        sums = jax.tree.map(lambda g: jnp.tensordot(weights, g, 1), by_task)
+        # An accelerator would otherwise multiply with fewer digits.
+        with jax.default_matmul_precision("highest"):
+            gram = gram_matrix(by_task, self.tasks)
+            state, weights = self.update(state, weights, losses, seen, gram)
+            if not self.combines:
+                return state, weights, {}
+            sums = jax.tree.map(lambda g: jnp.tensordot(weights, g, 1), by_task)
         return state, weights, sums
 
     def update(
@@ -107,5 +108,5 @@ def gram_matrix(gradients: Any, tasks: int) -> Array:
     total = jnp.zeros((tasks, tasks))
     for leaf in jax.tree.leaves(gradients):
         rows = leaf.reshape(tasks, -1)
-        total += jnp.matmul(rows, rows.T, precision=lax.Precision.HIGHEST)
+        total += rows @ rows.T
     return total
