@@ -38,18 +38,6 @@ footer { display: none !important; }
 """
 
 
-class Picture(gr.Image):
-    """An upload as it is: Gradio's own would open it, and fail for a broken one."""
-
-    def preprocess(self, payload: Any) -> str | None:
-        """Returns the path of what was uploaded."""
-        return payload.path if payload else None
-
-    def get_block_name(self) -> str:
-        """Returns the component that the browser shows."""
-        return "image"
-
-
 def app(predictor: Predictor, title: str) -> fastapi.FastAPI:
     """Returns the page as a web application.
 
@@ -107,11 +95,15 @@ def build(predictor: Predictor, title: str) -> gr.Blocks:
         gr.HTML(_to_html(element("h1", title), *_description(predictor)))
         with gr.Row():
             with gr.Column(scale=1, min_width=200):
-                picture = Picture(
+                picture = gr.Image(
                     sources=["upload", "clipboard"],
                     label="Your picture",
                     height=280,
                     elem_id="picture",
+                )
+                # Gradio would open the upload itself, and fail for a broken one.
+                picture.preprocess = (  # type: ignore[method-assign, assignment]
+                    lambda upload: upload.path if upload else None
                 )
                 switch = gr.Radio(
                     [_ON, _OFF],
