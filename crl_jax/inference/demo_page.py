@@ -8,6 +8,7 @@ import fastapi
 import gradio as gr
 import jax
 import numpy as np
+from gradio.data_classes import ImageData
 from PIL import Image
 
 from crl_jax.data import unlabelled
@@ -102,9 +103,7 @@ def build(predictor: Predictor, title: str) -> gr.Blocks:
                     elem_id="picture",
                 )
                 # Gradio would open the upload itself, and fail for a broken one.
-                picture.preprocess = (  # type: ignore[method-assign, assignment]
-                    lambda upload: upload.path if upload else None
-                )
+                picture.preprocess = _path  # type: ignore[method-assign, assignment]
                 switch = gr.Radio(
                     [_ON, _OFF],
                     value=_ON,
@@ -150,6 +149,10 @@ def spotlight(image: np.ndarray, cam: np.ndarray) -> np.ndarray:
     )
     light = _DIM + (1 - _DIM) * np.clip(np.asarray(smooth), 0, 1)
     return (enlarged * light[..., None]).astype(np.uint8)
+
+
+def _path(upload: ImageData | None) -> str | None:
+    return upload.path if upload else None
 
 
 def _crosses(predictor: Predictor) -> bool:
