@@ -25,10 +25,10 @@ KINDS = {"a": Categorical(("no", "yes"))}
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A disk of 8 MB that can be filled, or made read-only."""
+    """A disk of 16 MB that can be filled, or made read-only."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", folder]
+    mount = ["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", folder]
     try:
         subprocess.run(mount, check=True, capture_output=True)
     except (OSError, subprocess.CalledProcessError):

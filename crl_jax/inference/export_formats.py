@@ -28,7 +28,7 @@ _PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 def _probabilities(
     trained: Trained, variables: Any, image: jax.Array
 ) -> dict[str, jax.Array]:
-    with layers.plain():  # for whatever the file will run on
+    with layers.traced_for(cpu=False):  # for whatever the file will run on
         logits: Any = trained.network.apply(variables, image)
     kinds = trained.run.kinds
     return {task: kind.answer(logits[task]) for task, kind in kinds.items()}
