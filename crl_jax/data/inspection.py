@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -112,7 +113,7 @@ def _print_task(task: str, names: Sequence[str], splits: Splits) -> None:
     counts = [class_counts(of, len(names)) for of in labels]
     labelled = [of.sum() for of in counts]
     missing = [len(of) - n for of, n in zip(labels, labelled, strict=True)]
-    rows = {
+    rows: dict[str, list[Any]] = {
         "labelled pictures": labelled,
         "missing labels": missing,
         "smallest class": [of.min() for of in counts],
