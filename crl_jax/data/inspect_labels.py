@@ -103,8 +103,8 @@ def _shared_pictures(
         splits[a].pictures, splits[b].pictures, return_indices=True
     )
     if len(in_a):
-        files_a = [splits[a].files[i] for i in in_a]
-        files_b = [splits[b].files[i] for i in in_b]
+        files_a = [splits[a].files[i] for i in in_a.tolist()]
+        files_b = [splits[b].files[i] for i in in_b.tolist()]
         described = first_few(sorted(zip(files_a, files_b, strict=True)), " = ".join)
         yield (
             f"{a} and {b} share identical pictures: {len(in_a):,} ({described}). "
