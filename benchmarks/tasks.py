@@ -181,7 +181,7 @@ def network_gradient(
         return sum(jnp.mean(jax.nn.logsumexp(v, axis=-1)) for v in logits.values())
 
     parts = variables["params"], variables["batch_stats"]
-    with layers.plain():
+    with layers.traced_for(cpu=False):
         forward: Any = jax.jit(lambda *v: network.apply(*v)).lower(variables, images)
     return compiled(jax.grad(loss), *parts, images), forward.cost_analysis()["flops"]
 

@@ -118,7 +118,7 @@ def test_layers_compute_the_same_on_every_backend(size, channels):
         normal(1, 1, channels, 4),
     )
     on_cpu = outputs(*inputs)
-    with layers.plain():
+    with layers.traced_for(cpu=False):
         elsewhere = outputs(*inputs)
     scale = float(jnp.abs(on_cpu).max())
     np.testing.assert_allclose(elsewhere, on_cpu, rtol=0, atol=1e-6 * scale)

@@ -28,7 +28,7 @@ _PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 def _probabilities(
     network: MultitaskResNet, variables: Any, image: jax.Array
 ) -> dict[str, jax.Array]:
-    with layers.plain():  # for whatever the file will run on
+    with layers.traced_for(cpu=False):  # for whatever the file will run on
         logits: Any = network.apply(variables, image)
     return {task: jax.nn.softmax(logits[task]) for task in network.classes}
 

@@ -27,24 +27,29 @@ he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 _SMALL, _WIDE = 64, 64
 
 
-_plain = contextvars.ContextVar("plain", default=False)
+# Whether layers are traced for a CPU; None: if that is where they will run.
+_for_cpu = contextvars.ContextVar[bool | None]("for_cpu", default=None)
 
 
 @contextlib.contextmanager
-def plain() -> Iterator[None]:
-    """Traces layers as XLA's own operations in the block, whatever the backend.
+def traced_for(cpu: bool) -> Iterator[None]:
+    """Traces layers in the block for a CPU, or for any backend; the numbers are equal.
 
-    For what is counted, or runs elsewhere; the numbers are the same.
+    For what is counted, or runs elsewhere.
+
+    Args:
+      cpu: whether as is fastest there; else as XLA's own operations.
     """
-    token = _plain.set(True)
+    token = _for_cpu.set(cpu)
     try:
         yield
     finally:
-        _plain.reset(token)
+        _for_cpu.reset(token)
 
 
 def _on_cpu() -> bool:
-    return jax.default_backend() == "cpu" and not _plain.get()
+    chosen = _for_cpu.get()
+    return jax.default_backend() == "cpu" if chosen is None else chosen
 
 
 # What XLA must be told for programs that hold a network.
