@@ -8,6 +8,7 @@ import fastapi
 import gradio as gr
 import jax
 import numpy as np
+from gradio.data_classes import ImageData
 from PIL import Image
 
 from crl_jax.data import unlabelled
@@ -36,18 +37,6 @@ footer { display: none !important; }
   overflow-wrap: anywhere; }
 .answer td:first-child { overflow-wrap: normal; }
 """
-
-
-class Picture(gr.Image):
-    """An upload as it is: Gradio's own would open it, and fail for a broken one."""
-
-    def preprocess(self, payload: Any) -> str | None:
-        """Returns the path of what was uploaded."""
-        return payload.path if payload else None
-
-    def get_block_name(self) -> str:
-        """Returns the component that the browser shows."""
-        return "image"
 
 
 def app(predictor: Predictor, title: str) -> fastapi.FastAPI:
@@ -107,12 +96,14 @@ def build(predictor: Predictor, title: str) -> gr.Blocks:
         gr.HTML(_to_html(element("h1", title), *_description(predictor)))
         with gr.Row():
             with gr.Column(scale=1, min_width=200):
-                picture = Picture(
+                picture = gr.Image(
                     sources=["upload", "clipboard"],
                     label="Your picture",
                     height=280,
                     elem_id="picture",
                 )
+                # Gradio would open the upload itself, and fail for a broken one.
+                picture.preprocess = _path  # type: ignore[method-assign, assignment]
                 switch = gr.Radio(
                     [_ON, _OFF],
                     value=_ON,
@@ -158,6 +149,10 @@ def spotlight(image: np.ndarray, cam: np.ndarray) -> np.ndarray:
     )
     light = _DIM + (1 - _DIM) * np.clip(np.asarray(smooth), 0, 1)
     return (enlarged * light[..., None]).astype(np.uint8)
+
+
+def _path(upload: ImageData | None) -> str | None:
+    return upload.path if upload else None
 
 
 def _crosses(predictor: Predictor) -> bool:
