@@ -5,6 +5,7 @@ Each takes pictures `[B, H, W, 3]` uint8 named `image`, B free and H = W =
 task, `[B, K]` float32, under the task's name; of a regression its numbers, `[B]`.
 """
 
+import functools
 import importlib
 import logging
 import warnings
@@ -16,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
+from jax import lax
 
 from crl_jax.errors import UserError
 from crl_jax.models import layers
@@ -25,21 +27,27 @@ from crl_jax.trained import Trained
 _PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 
 
-def _probabilities(
-    trained: Trained, variables: Any, image: jax.Array
-) -> dict[str, jax.Array]:
-    with layers.traced_for(cpu=False):  # for whatever the file will run on
-        logits: Any = trained.network.apply(variables, image)
-    kinds = trained.run.kinds
-    return {task: kind.answer(logits[task]) for task, kind in kinds.items()}
+Answer = Callable[[Any, jax.Array], dict[str, jax.Array]]  # of variables and pictures
 
 
-def _with_variables(
-    trained: Trained,
-) -> Callable[[jax.Array], dict[str, jax.Array]]:
-    """Returns the function of the pictures alone."""
-    variables = jax.device_get(trained.variables)
-    return lambda image: _probabilities(trained, variables, image)
+def _answer(trained: Trained, cpu: bool) -> Answer:
+    """Returns what a file computes, written for CPUs or for whatever runs it."""
+
+    def answer(variables: Any, image: jax.Array) -> dict[str, jax.Array]:
+        with layers.traced_for(cpu=cpu):
+            logits: Any = trained.network.apply(variables, image)
+        kinds = trained.run.kinds
+        return {task: kind.answer(logits[task]) for task, kind in kinds.items()}
+
+    return answer
+
+
+def _answer_anywhere(trained: Trained) -> Answer:
+    """Returns a program of both, of which the platform takes its own."""
+    on_cpu, elsewhere = _answer(trained, cpu=True), _answer(trained, cpu=False)
+    return lambda variables, image: lax.platform_dependent(
+        variables, image, cpu=on_cpu, default=elsewhere
+    )
 
 
 def write_stablehlo(trained: Trained, folder: Path) -> None:
@@ -47,7 +55,8 @@ def write_stablehlo(trained: Trained, folder: Path) -> None:
     from jax import export
 
     (batch,) = export.symbolic_shape("batch")
-    function = jax.jit(_with_variables(trained))
+    variables = jax.device_get(trained.variables)
+    function = jax.jit(functools.partial(_answer_anywhere(trained), variables))
     exported = export.export(function, platforms=_PLATFORMS)(_images(trained, batch))
     (folder / "model.stablehlo").write_bytes(exported.serialize())
 
@@ -59,7 +68,8 @@ def write_onnx(trained: Trained, folder: Path) -> None:
       UserError: jax2onnx is not installed.
     """
     jax2onnx = _import("jax2onnx", "onnx")
-    function, tasks = _with_variables(trained), list(trained.network.classes)
+    tasks, variables = list(trained.run.kinds), jax.device_get(trained.variables)
+    function = functools.partial(_answer(trained, cpu=False), variables)
 
     def in_order(image: jax.Array) -> tuple[jax.Array, ...]:
         answer = function(image)
@@ -114,7 +124,7 @@ def write_saved_model(trained: Trained, folder: Path) -> None:
         tf.Variable, jax.device_get(trained.variables)
     )
     converted = jax2tf.convert(
-        lambda variables, image: _probabilities(trained, variables, image),
+        _answer_anywhere(trained),
         polymorphic_shapes=[None, "(batch, ...)"],
         with_gradient=False,
         native_serialization_platforms=("cpu", "cuda", "tpu"),
