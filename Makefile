@@ -41,11 +41,11 @@ bench: $(VENV)/installed
 	  $(BIN)/python -m benchmarks.$$name --json=runs/bench/$$name.json || exit 1; \
 	done
 
-$(VENV)/installed: requirements.txt tests/requirements-onnx.txt
+$(VENV)/installed: requirements.txt requirements-onnx.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --requirement requirements.txt
-	$(BIN)/python -m pip install --quiet --no-deps --requirement tests/requirements-onnx.txt
+	$(BIN)/python -m pip install --quiet --no-deps --requirement requirements-onnx.txt
 	@touch $@
 
 docs: $(VENV)/installed

@@ -58,6 +58,7 @@ def clone(tmp_path_factory, solid_pictures):
     folder = tmp_path_factory.mktemp("readme") / "clone"
     folder.mkdir()
     names = ("crl_jax", "configs", "Makefile", "setup.cfg", "requirements.txt")
+    names += ("requirements-onnx.txt",)
     for name in names:
         source = PROJECT / name
         copy = shutil.copytree if source.is_dir() else shutil.copy
