@@ -204,23 +204,25 @@ def read(workdir: Path) -> Run:
         ) from error
 
 
-def write_combinations(workdir: Path, combinations: np.ndarray) -> None:
+def write_combinations(
+    workdir: Path, combinations: np.ndarray, weights: Mapping[str, float] | None = None
+) -> None:
     """Writes which labels occur together in training to `combinations.json`.
 
     Args:
       workdir: the run's folder.
       combinations: `[N, T]`, from `labels.combinations`.
+      weights: of each task in the joint answer, if they were chosen.
     """
-    _write_json(
-        workdir / "combinations.json", {"combinations": combinations.tolist()}, None
-    )
+    content = {"combinations": combinations.tolist(), "weights": dict(weights or {})}
+    _write_json(workdir / "combinations.json", content, None)
 
 
-def read_combinations(workdir: Path) -> np.ndarray:
-    """Returns what `write_combinations` wrote, `[N, T]`; empty if there is none."""
+def read_combinations(workdir: Path) -> tuple[np.ndarray, dict[str, float]]:
+    """Returns what `write_combinations` wrote; empty if there is none."""
     path = workdir / "combinations.json"
-    rows = _read_json(path)["combinations"] if path.exists() else []
-    return np.array(rows, np.int64)
+    content = _read_json(path) if path.exists() else {"combinations": []}
+    return np.array(content["combinations"], np.int64), content.get("weights", {})
 
 
 def write_result(

@@ -15,7 +15,7 @@ import yaml
 import crl_jax
 
 PROJECT = Path(__file__).parents[1]
-VERBS = ("main", "evaluate", "predict", "report", "export", "demo", "summary")
+VERBS = "main evaluate predict joint report export demo summary".split()
 
 
 @pytest.fixture(scope="module")

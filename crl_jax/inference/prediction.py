@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 
 from crl_jax import devices, step, trained, workdir
 from crl_jax.data import unlabelled
+from crl_jax.inference.joint import JointRule
 from crl_jax.kinds import Kinds, categorical_classes, class_names
 from crl_jax.models.network import DATA_AXIS
 from crl_jax.trained import Trained
@@ -26,10 +27,9 @@ class Joint:
 
     Attributes:
       labels: `{task: label}`.
-      probability: the product of the tasks' probabilities of these labels, divided by
-        the sum of that product over all combinations seen in training. So it is the
-        probability of the combination if the tasks, given the picture, are independent
-        but for what combinations exist.
+      probability: the softmax of the combinations' scores (see `JointRule`). With the
+        weights of 1 that it begins with this is the probability of the combination if
+        the tasks, given the picture, are independent but for what combinations exist.
     """
 
     labels: Mapping[str, str]
@@ -84,8 +84,13 @@ def load(directory: str | os.PathLike[str]) -> "Predictor":
       UserError: there is no run, or no checkpoint.
     """
     folder, mesh = Path(directory), devices.make_mesh()
-    combinations = workdir.read_combinations(folder)
-    return Predictor(trained.load(folder, mesh), combinations, mesh)
+    combinations, weights = workdir.read_combinations(folder)
+    network = trained.load(folder, mesh)
+    tasks = categorical_classes(network.run.kinds)
+    rule = None
+    if len(tasks) > 1 and len(combinations):
+        rule = JointRule(combinations, {t: weights.get(t, 1.0) for t in tasks})
+    return Predictor(network, rule, mesh)
 
 
 class Predictor:
@@ -95,8 +100,8 @@ class Predictor:
       trained: the network, and what it was trained on.
     """
 
-    def __init__(self, trained: Trained, combinations: np.ndarray, mesh: Mesh) -> None:
-        self.trained, self._combinations, self._mesh = trained, combinations, mesh
+    def __init__(self, trained: Trained, rule: JointRule | None, mesh: Mesh) -> None:
+        self.trained, self._rule, self._mesh = trained, rule, mesh
         eval_step = step.make_eval_step(trained.network, trained.run.kinds)
         self._eval_step = step.map_eval_step(eval_step, mesh)
 
@@ -108,7 +113,7 @@ class Predictor:
         """
         network = self.trained.network.clone(cross_init=0.0, cross_learned=False)
         trained = dataclasses.replace(self.trained, network=network)
-        return Predictor(trained, self._combinations, self._mesh)
+        return Predictor(trained, self._rule, self._mesh)
 
     @property
     def kinds(self) -> Kinds:
@@ -182,21 +187,11 @@ class Predictor:
 
     def _joints(self, probabilities: Mapping[str, np.ndarray]) -> list[Joint | None]:
         """Returns the joint answer for each of B pictures."""
-        count = len(next(iter(probabilities.values())))
-        tasks = categorical_classes(self.kinds)
-        if len(tasks) < 2 or not len(self._combinations):
-            return [None] * count
-        with np.errstate(divide="ignore"):
-            log = {task: np.log(probabilities[task]) for task in tasks}
-        columns = zip(tasks, self._combinations.T, strict=True)
-        scores = sum(log[task][:, labels] for task, labels in columns)  # [B, N]
-        best = np.argmax(scores, axis=1)
-        top = np.max(scores, axis=1, keepdims=True)
-        shares = 1 / np.sum(np.exp(scores - top), axis=1)
-        return [
-            Joint(self._names(self._combinations[n]), float(share))
-            for n, share in zip(best, shares, strict=True)
-        ]
+        if self._rule is None:
+            return [None] * len(next(iter(probabilities.values())))
+        labels, shares = self._rule.answers(probabilities)
+        answers = zip(labels, shares, strict=True)
+        return [Joint(self._names(of), float(share)) for of, share in answers]
 
     def _names(self, labels: np.ndarray) -> dict[str, str]:
         """Returns `{task: label}` of a combination, `[T]`."""
