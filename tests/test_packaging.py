@@ -15,7 +15,7 @@ import yaml
 import crl_jax
 
 PROJECT = Path(__file__).parents[1]
-VERBS = "main evaluate predict joint report export demo summary".split()
+VERBS = ["main", "evaluate", "predict", "joint", "report", "export", "demo", "summary"]
 
 
 @pytest.fixture(scope="module")
