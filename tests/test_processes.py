@@ -41,6 +41,11 @@ def start_two(solid_pictures, shards, directory, *flags, second=()):
     ]
 
 
+def assert_near(x, y):
+    """Each array as a whole: twelve steps magnify the rounding of single numbers."""
+    assert np.linalg.norm(x - y) <= 1e-2 * np.linalg.norm(x) + 1e-3
+
+
 def test_two_processes_are_killed_and_one_goes_on(solid_pictures, shards, tmp_path):
     undisturbed = start(solid_pictures, shards, tmp_path / "one", 4)
     expected = launched.finish(undisturbed)
@@ -63,8 +68,7 @@ def test_two_processes_are_killed_and_one_goes_on(solid_pictures, shards, tmp_pa
         launched.saved_state(tmp_path / "one"),
         launched.saved_state(tmp_path / "two"),
     )
-    # What rounding makes of twelve steps differs between versions of JAX.
-    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, 1e-2, 1e-3), a, b)
+    jax.tree.map(assert_near, a, b)
     rows = (tmp_path / "two" / "metrics.csv").read_text().splitlines()
     assert len(rows) == len((tmp_path / "one" / "metrics.csv").read_text().splitlines())
 
