@@ -201,8 +201,10 @@ def test_fine_tuning_from_a_run_that_is_gone_later(trained, new_config, tmp_path
     config.init["from"] = str(origin)
     train(config, tmp_path / "run")
     origin.unlink()
-    (tmp_path / "run" / "result.json").unlink()
+    result = tmp_path / "run" / "result.json"
+    result.unlink()
     train(config, tmp_path / "run")
+    assert result.exists()
 
 
 @pytest.mark.parametrize("branch_from", ["stem", "res5a", "res5b", "head"])
