@@ -21,7 +21,7 @@ def load(workdir: str | os.PathLike[str]) -> "Predictor":
             print(prediction.file, prediction.top("noun"), prediction.joint)
 
     Args:
-      workdir: folder of a run that was trained.
+      workdir: folder of a run that was trained, or of its export to safetensors.
 
     Raises:
       UserError: there is no run, or no checkpoint.

@@ -15,13 +15,14 @@ from crl_jax import cli
 from crl_jax.errors import UserError
 
 
-def serve(workdir: Path, host: str, port: int) -> None:
+def serve(workdir: Path, host: str, port: int, title: str = "") -> None:
     """Serves the page of a run until the process is stopped.
 
     Args:
-      workdir: the run's folder.
+      workdir: the run's folder, or that of its export to safetensors.
       host: address to listen at.
       port: likewise.
+      title: of the page; empty: the folder's name.
 
     Raises:
       UserError: Gradio is not installed, the port is taken, or there is no run.
@@ -43,7 +44,7 @@ def serve(workdir: Path, host: str, port: int) -> None:
 
     predictor = load(workdir)
     with _listen(host, port) as listening:
-        app = demo_page.app(predictor, workdir.resolve().name)
+        app = demo_page.app(predictor, title or workdir.resolve().name)
         # An open page keeps its connection; it is not waited for at the end.
         config = uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1)
         server = uvicorn.Server(config)
@@ -67,7 +68,7 @@ def _listen(host: str, port: int) -> socket.socket:
 def main() -> None:
     """Reads the arguments and serves the page."""
     verb = cli.parser("demo", __doc__)
-    cli.add_workdir(verb, "folder of a run that was trained")
+    cli.add_workdir(verb, "folder of a trained run, or of its export to safetensors")
     add = verb.add_argument
     add("--host", default="127.0.0.1", help="address to listen at")
     add("--port", type=cli.positive, default=7860, help="likewise")

@@ -10,6 +10,8 @@ Hugging Face Hub expects it.
   onnx         model.onnx, for ONNX Runtime (needs `pip install crl_jax[onnx]`)
   safetensors  the arrays alone (needs `pip install crl_jax[safetensors]`)
   saved_model  saved_model/, for TensorFlow and TensorFlow Serving
+  space        the demo page, to be put up as a Hugging Face Space (needs `pip install
+               crl_jax[demo,safetensors]`)
 """
 
 from pathlib import Path
@@ -17,7 +19,7 @@ from pathlib import Path
 from crl_jax import cli
 from crl_jax.errors import UserError
 
-FORMATS = ("stablehlo", "onnx", "safetensors", "saved_model")
+FORMATS = ("stablehlo", "onnx", "safetensors", "saved_model", "space")
 
 
 def export(workdir: Path, what: dict[str, str], out: Path) -> None:

@@ -18,7 +18,11 @@ from crl_jax import export, workdir
 from crl_jax.errors import UserError
 
 PROJECT = Path(__file__).parents[1]
-NEEDS = {"onnx": ("jax2onnx", "onnxruntime"), "safetensors": ("safetensors",)}
+NEEDS = {
+    "onnx": ("jax2onnx", "onnxruntime"),
+    "safetensors": ("safetensors",),
+    "space": ("safetensors", "gradio"),
+}
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +41,7 @@ def photographs(solid_pictures):
 def export_to(trained, out, name, **what):
     for package in NEEDS.get(name, ()):
         if importlib.util.find_spec(package) is None:
-            pytest.skip(f"{package} is not installed: see setup.cfg, extra {name}")
+            pytest.skip(f"{package} is not installed: see the extras in setup.cfg")
     try:
         export.export(trained[0], {"format": name, **what}, out)
     except UserError as error:
@@ -57,9 +61,10 @@ def test_the_code_of_the_model_card_gives_the_native_answers(
     card = (tmp_path / "README.md").read_text("utf-8")
     code = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
     # In a fresh process, with this package only where the card says so.
+    here = name in ("safetensors", "space")
     code += [
         "import sys\n"
-        f"assert {name == 'safetensors'} == ('crl_jax' in sys.modules)\n"
+        f"assert {here} == ('crl_jax' in sys.modules)\n"
         "answers = {task: np.asarray(p) for task, p in probabilities.items()}\n"
         "np.savez('answers.npz', images=images, **answers)\n"
     ]
@@ -94,6 +99,25 @@ def test_the_pillow_code_of_the_model_card_cuts_nearly_as_training_does(
     for photograph, expected in zip(photographs, batch["image"], strict=True):
         difference = names["prepare"](photograph).astype(int) - expected
         assert np.abs(difference).mean() < 4
+
+
+def test_arrays_that_were_exported_are_loaded_as_a_run_is(
+    trained, predictor, photographs, tmp_path
+):
+    export_to(trained, tmp_path, "safetensors")
+    exported = crl_jax.load(tmp_path)
+    (found,), (expected,) = exported(photographs[0]), predictor(photographs[0])
+    assert found.joint == expected.joint
+    for task, probabilities in expected.probabilities.items():
+        np.testing.assert_array_equal(found.probabilities[task], probabilities)
+    assert exported.trained.step == predictor.trained.step
+    assert exported.without_cross_residuals()(photographs[0])[0].error is None
+    for file in ("config.json", "model.safetensors"):
+        whole = (tmp_path / file).read_bytes()
+        (tmp_path / file).write_bytes(whole[: len(whole) // 2])
+        with pytest.raises(UserError, match=f"The network in {tmp_path} is damaged"):
+            crl_jax.load(tmp_path)
+        (tmp_path / file).write_bytes(whole)
 
 
 def test_any_number_of_pictures_at_a_time(trained, predictor, tmp_path):

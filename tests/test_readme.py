@@ -116,6 +116,8 @@ NEEDS = {
     "crl_jax.demo": "gradio",
     "crl_jax.compare": "matplotlib",
     "--to=onnx": "jax2onnx",
+    "--to=space": "gradio",
+    "hf": "gradio",
 }
 
 
@@ -151,6 +153,8 @@ def test_every_command(clone, page):
             extra = words[2].removeprefix(".[").removesuffix("]")
             config = (clone / "setup.cfg").read_text()
             assert extra == "." or re.search(rf"^{extra} =", config, re.M)
+        elif words[:2] == ["hf", "upload"]:  # what is uploaded there is there
+            assert (clone / words[3] / "README.md").exists()
         else:
             assert words[:2] == ["python", "-m"], f"unknown kind of command: {command}"
             # A sweep is as many runs more, and is tested by itself.

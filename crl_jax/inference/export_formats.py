@@ -1,12 +1,12 @@
 """A trained network in the formats of other tools.
 
-Each takes pictures `[B, H, W, 3]` uint8 named `image`, B free and H = W =
-`config.data.image_size`, normalises them itself, and returns the probabilities of each
-task, `[B, K]` float32, under the task's name; of a regression its numbers, `[B]`.
+Each but the arrays alone takes pictures `[B, H, W, 3]` uint8 named `image`, B free and
+H = W = `config.data.image_size`, normalises them itself, and returns the probabilities
+of each task, `[B, K]` float32, under the task's name; of a regression its numbers,
+`[B]`.
 """
 
 import functools
-import importlib
 import logging
 import warnings
 from collections.abc import Callable, Mapping
@@ -15,11 +15,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from flax import traverse_util
 from jax import lax
 
 from crl_jax.errors import UserError
+from crl_jax.inference import exported
 from crl_jax.models import layers
 from crl_jax.trained import Trained
 
@@ -67,7 +66,13 @@ def write_onnx(trained: Trained, folder: Path) -> None:
     Raises:
       UserError: jax2onnx is not installed.
     """
-    jax2onnx = _import("jax2onnx", "onnx")
+    try:
+        import jax2onnx
+    except ImportError as error:
+        raise UserError(
+            "This format needs jax2onnx: install it with `pip install crl_jax[onnx]`, "
+            "or in a clone `pip install .[onnx]`."
+        ) from error
     tasks, variables = list(trained.run.kinds), jax.device_get(trained.variables)
     function = functools.partial(_answer(trained, cpu=False), variables)
 
@@ -91,22 +96,6 @@ def write_onnx(trained: Trained, folder: Path) -> None:
             )
     finally:
         notes.setLevel(level)
-
-
-def write_safetensors(trained: Trained, folder: Path) -> None:
-    """Writes `model.safetensors`, the arrays alone.
-
-    Each lies under its path, such as `params/res5b/conv1/kernel`; what is branched has
-    a leading axis T.
-
-    Raises:
-      UserError: safetensors is not installed.
-    """
-    safetensors = _import("safetensors.numpy", "safetensors")
-    variables = jax.device_get(trained.variables)
-    arrays = traverse_util.flatten_dict(variables, sep="/")
-    arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-    (folder / "model.safetensors").write_bytes(safetensors.save(arrays))
 
 
 def write_saved_model(trained: Trained, folder: Path) -> None:
@@ -151,21 +140,12 @@ def write_saved_model(trained: Trained, folder: Path) -> None:
 FORMATS: Mapping[str, Callable[[Trained, Path], None]] = {
     "stablehlo": write_stablehlo,
     "onnx": write_onnx,
-    "safetensors": write_safetensors,
+    "safetensors": exported.write_arrays,
     "saved_model": write_saved_model,
+    "space": exported.write_arrays,
 }
 
 
 def _images(trained: Trained, batch: Any) -> jax.ShapeDtypeStruct:
     size = trained.run.config.data.image_size
     return jax.ShapeDtypeStruct((batch, size, size, 3), jnp.uint8)
-
-
-def _import(module: str, extra: str) -> Any:
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise UserError(
-            f"This format needs {module.partition('.')[0]}: install it with "
-            f"`pip install crl_jax[{extra}]`, or in a clone `pip install .[{extra}]`."
-        ) from error

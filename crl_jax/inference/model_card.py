@@ -6,17 +6,23 @@ The names and the layout are those of the Hugging Face Hub: `README.md` with met
 
 import json
 import math
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import crl_jax
 from crl_jax import metrics
+from crl_jax.inference import exported, space
 from crl_jax.kinds import Categorical, Kinds, Multilabel, Regression
 from crl_jax.trained import Trained
 
 _PAPER = "https://arxiv.org/abs/1604.01335"
 
+_USE_HERE = """import crl_jax
+
+predictor = crl_jax.load(".")  # predictor("a.jpg") reads and cuts pictures itself
+probabilities = predictor.probabilities(images)  # {task: [B, K]}"""
 _USE = {
     "stablehlo": """import jax
 
@@ -29,23 +35,8 @@ model = onnxruntime.InferenceSession("model.onnx")
 tasks = [output.name for output in model.get_outputs()]
 answers = model.run(tasks, {"image": images})
 probabilities = dict(zip(tasks, answers))  # {task: [B, K]}""",
-    "safetensors": """import json
-
-from flax.traverse_util import unflatten_dict
-from safetensors.numpy import load_file
-
-from crl_jax.config import from_dict
-from crl_jax.kinds import from_known, widths
-from crl_jax.models import build
-
-with open("config.json") as file:
-    description = json.load(file)
-config = from_dict(description["crl_jax"])
-kinds = from_known(config, description["labels"])
-network = build(config, widths(kinds))
-variables = unflatten_dict(load_file("model.safetensors"), sep="/")
-logits = network.apply(variables, images)
-probabilities = {task: kind.answer(logits[task]) for task, kind in kinds.items()}""",
+    "safetensors": _USE_HERE,
+    "space": _USE_HERE,
     "saved_model": """import tensorflow as tf
 
 model = tf.saved_model.load("saved_model").signatures["serving_default"]
@@ -74,22 +65,20 @@ def write(trained: Trained, folder: Path, workdir: Path, what: dict[str, str]) -
     Args:
       trained: the network.
       folder: where it was exported to.
-      workdir: the run's folder, for the accuracies that it ended with.
+      workdir: the run's folder, for its name, the accuracies that it ended with, and
+        which labels occur together.
       what: `format`, and `data_name` and `data_license` as the user said them.
+
+    Raises:
+      UserError: it is to be a Space, and a package that one needs is not installed.
     """
-    config = json.loads(trained.run.config.to_json())
-    # Where the data lay is of no use elsewhere, and may say who trained.
-    config["data"] |= {"manifest": Path(config["data"]["manifest"]).name, "dir": ""}
-    config["train"]["task_devices"] = 1
-    config["model"]["sync_batch_norm"] = False
     data = trained.run.config.data
     description = {
         "model_type": "crl_jax",
         "architectures": ["MultitaskResNet"],
         "library_version": crl_jax.__version__,
         "image_size": data.image_size,
-        "labels": {task: kind.known for task, kind in trained.run.kinds.items()},
-        "crl_jax": config,
+        **exported.description(trained),
     }
     preprocessor = {
         "image_processor_type": "crl_jax",
@@ -103,7 +92,20 @@ def write(trained: Trained, folder: Path, workdir: Path, what: dict[str, str]) -
     }
     _write_json(folder / "config.json", description)
     _write_json(folder / "preprocessor_config.json", preprocessor)
-    card = model_card(trained, _result(workdir), what)
+    if (combinations := workdir / "combinations.json").exists():
+        shutil.copy(combinations, folder)
+    result = _result(workdir)
+    if what["format"] == "space":
+        title = _line(what.get("data_name") or workdir.resolve().name)
+        space.write(folder, title)
+        metadata = space.settings(title)
+    else:
+        metadata = _metadata(trained, result, what)
+    if license_name := what.get("data_license"):
+        metadata |= {"license": "other", "license_name": license_name}
+    # JSON is YAML, too.
+    head = "".join(f"{key}: {json.dumps(value)}\n" for key, value in metadata.items())
+    card = f"---\n{head}---\n\n{_text(trained, result, what)}"
     (folder / "README.md").write_text(card, "utf-8")
 
 
@@ -117,16 +119,9 @@ def _result(workdir: Path) -> dict[str, Any]:
     return json.loads(path.read_text("utf-8")) if path.exists() else {}
 
 
-def model_card(trained: Trained, result: dict[str, Any], what: dict[str, str]) -> str:
-    """Returns the model card, in Markdown with the Hub's metadata before it.
-
-    Args:
-      trained: the network.
-      result: content of the run's `result.json`, or empty.
-      what: see `write`.
-    """
-    run, data = trained.run, trained.run.config.data
-    name = _line(what.get("data_name") or data.tfds or Path(data.manifest).stem)
+def _text(trained: Trained, result: dict[str, Any], what: dict[str, str]) -> str:
+    """Returns what the model card says to people, in Markdown."""
+    run, data, name = trained.run, trained.run.config.data, _name(trained, what)
     tasks = ", ".join(f"{task} ({kind.size})" for task, kind in run.kinds.items())
     classes = _table(
         "| task | classes |\n|---|---:|",
@@ -135,7 +130,6 @@ def model_card(trained: Trained, result: dict[str, Any], what: dict[str, str]) -
     prepare = _PREPARE.format(crop=data.eval_crop, size=data.image_size)
     return "\n\n".join(
         [
-            f"---\n{_metadata(trained, result, name, what)}---",
             f"# {name}: {tasks}",
             _introduction(trained),
             "## Trained on",
@@ -183,17 +177,21 @@ _LIMITS = (
 )
 
 
+def _name(trained: Trained, what: dict[str, str]) -> str:
+    data = trained.run.config.data
+    return _line(what.get("data_name") or data.tfds or Path(data.manifest).stem)
+
+
 def _metadata(
-    trained: Trained, result: dict[str, Any], name: str, what: dict[str, str]
-) -> str:
-    """Returns the Hub's metadata as YAML, whose values are written as JSON."""
+    trained: Trained, result: dict[str, Any], what: dict[str, str]
+) -> dict[str, Any]:
+    """Returns what the Hub wants to know of a model."""
+    name = _name(trained, what)
     fields: dict[str, Any] = {
         "library_name": "crl_jax",
         "pipeline_tag": "image-classification",
         "tags": ["multitask", "cross-residual", "jax", "flax", what["format"]],
     }
-    if license_name := what.get("data_license"):
-        fields |= {"license": "other", "license_name": license_name}
     values = [
         {
             "task": {"type": "image-classification", "name": task},
@@ -205,8 +203,7 @@ def _metadata(
     ]
     if values:
         fields["model-index"] = [{"name": f"{name}-crl_jax", "results": values}]
-    lines = (f"{key}: {json.dumps(value)}\n" for key, value in fields.items())
-    return "".join(lines)
+    return fields
 
 
 def _outputs(kinds: Kinds) -> str:

@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 
 from crl_jax import devices, step, trained, workdir
 from crl_jax.data import unlabelled
+from crl_jax.inference import exported
 from crl_jax.inference.joint import JointRule
 from crl_jax.kinds import Kinds, categorical_classes, class_names
 from crl_jax.models.network import DATA_AXIS
@@ -80,12 +81,15 @@ class Prediction:
 def load(directory: str | os.PathLike[str]) -> "Predictor":
     """Returns the network of the best checkpoint of the run in `directory`.
 
+    Or the network that was exported to `directory`, to safetensors or as a Space.
+
     Raises:
-      UserError: there is no run, or no checkpoint.
+      UserError: there is no run, or no checkpoint; or an export is damaged.
     """
     folder, mesh = Path(directory), devices.make_mesh()
     combinations, weights = workdir.read_combinations(folder)
-    network = trained.load(folder, mesh)
+    read = exported.load if exported.is_in(folder) else trained.load
+    network = read(folder, mesh)
     tasks = categorical_classes(network.run.kinds)
     rule = None
     if len(tasks) > 1 and len(combinations):

@@ -1,0 +1,98 @@
+"""A network as `model.safetensors` with `config.json`: written, and read again."""
+
+import json
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import jax
+import numpy as np
+from flax import traverse_util
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from crl_jax import config as config_lib
+from crl_jax import models
+from crl_jax.errors import UserError
+from crl_jax.kinds import from_known, widths
+from crl_jax.trained import Trained
+from crl_jax.workdir import Run
+
+_ARRAYS = "model.safetensors"
+
+
+def write_arrays(trained: Trained, folder: Path) -> None:
+    """Writes `model.safetensors`, the arrays alone.
+
+    Each lies under its path, such as `params/res5b/conv1/kernel`; what is branched has
+    a leading axis T.
+
+    Raises:
+      UserError: safetensors is not installed.
+    """
+    safetensors = _import()
+    variables = jax.device_get(trained.variables)
+    arrays = traverse_util.flatten_dict(variables, sep="/")
+    arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    (folder / _ARRAYS).write_bytes(safetensors.save(arrays))
+
+
+def description(trained: Trained) -> dict[str, Any]:
+    """Returns what `config.json` says of a network: how to build it, and its labels."""
+    config = json.loads(trained.run.config.to_json())
+    # Where the data lay is of no use elsewhere, and may say who trained.
+    config["data"] |= {"manifest": Path(config["data"]["manifest"]).name, "dir": ""}
+    config["init"]["from"] = Path(config["init"]["from"]).name
+    config["train"]["task_devices"] = 1
+    config["model"]["sync_batch_norm"] = False
+    return {
+        "step": trained.step,
+        "labels": {task: kind.known for task, kind in trained.run.kinds.items()},
+        "crl_jax": config,
+    }
+
+
+def is_in(folder: Path) -> bool:
+    """Whether `folder` has what `load` reads."""
+    return (folder / _ARRAYS).exists()
+
+
+def load(folder: Path, mesh: Mesh) -> Trained:
+    """Returns the network that was exported to `folder`.
+
+    Args:
+      folder: with `model.safetensors` and `config.json`.
+      mesh: of devices; each gets the whole network.
+
+    Raises:
+      UserError: safetensors is not installed, or a file is missing or damaged.
+    """
+    safetensors = _import()
+    try:
+        said = json.loads((folder / "config.json").read_text("utf-8"))
+        config = config_lib.from_dict(said["crl_jax"])
+        run = Run(config, from_known(config, said["labels"]), data="")
+        arrays = safetensors.load((folder / _ARRAYS).read_bytes())
+        step = said["step"]
+    except Exception as error:  # whatever is wrong with the files
+        raise UserError(
+            f"The network in {folder} is damaged ({error}): bring config.json and "
+            f"{_ARRAYS} back from where they came."
+        ) from error
+    variables = traverse_util.unflatten_dict(arrays, sep="/")
+    network = models.build(config, widths(run.kinds))
+    return Trained(
+        run, network, jax.device_put(variables, NamedSharding(mesh, P())), step
+    )
+
+
+def _import() -> ModuleType:
+    try:
+        import safetensors.numpy
+    except ImportError as error:
+        raise UserError(
+            "An export to safetensors needs safetensors: install it with "
+            "`pip install crl_jax[safetensors]`, or in a clone "
+            "`pip install .[safetensors]`."
+        ) from error
+    return safetensors.numpy

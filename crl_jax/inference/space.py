@@ -1,0 +1,110 @@
+"""What makes an exported network a Hugging Face Space, with the demo as its page.
+
+https://huggingface.co/docs/hub/spaces-config-reference
+"""
+
+import platform
+import shutil
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import crl_jax
+from crl_jax.errors import UserError
+
+# What setup.cfg requires, and what reads the network's arrays.
+PACKAGES = (
+    "absl-py",
+    "chex",
+    "etils",
+    "flax",
+    "google-crc32c",
+    "importlib_resources",
+    "jax",
+    "ml_collections",
+    "numpy",
+    "optax",
+    "orbax-checkpoint",
+    "pillow",
+    "rich",
+    "safetensors",
+    "scikit-learn",
+    "scipy",
+    "tensorboardX",
+    "tensorflow",
+    "tensorflow-datasets",
+)
+
+_APP = '''"""Starts the page of the network in this folder, as a Space or anywhere.
+
+The package in crl_jax/ is Apache-2.0; the network and its data may have other terms.
+"""
+
+import os
+from pathlib import Path
+
+from crl_jax import demo, devices
+
+devices.start()
+demo.serve(
+    Path(__file__).parent,
+    host="0.0.0.0",
+    port=int(os.environ.get("GRADIO_SERVER_PORT", 7860)),
+    title={title!r},
+)
+'''
+
+
+def write(folder: Path, title: str) -> None:
+    """Writes what starts the page: `app.py`, `requirements.txt` and this package.
+
+    A Space installs its requirements before it has the other files, so that a wheel
+    among these could not be one of them: the package lies there as it is. The others
+    are asked for in the versions that are installed here.
+
+    Args:
+      folder: that the network was exported to.
+      title: of the page.
+
+    Raises:
+      UserError: one of the packages is not installed.
+    """
+    package = Path(crl_jax.__file__).parent
+    pins = (f"{name}=={_version(name)}\n" for name in PACKAGES)
+    (folder / "requirements.txt").write_text("".join(pins))
+    (folder / "app.py").write_text(_APP.format(title=title), "utf-8")
+    shutil.rmtree(folder / package.name, ignore_errors=True)
+    ignored = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(package, folder / package.name, ignore=ignored)
+    installed = f"crl_jax-{crl_jax.__version__}.dist-info/licenses/LICENSE"
+    for found in (package.parent / "LICENSE", package.parent / installed):
+        if found.exists():
+            shutil.copy(found, folder / package.name)
+
+
+def settings(title: str) -> dict[str, Any]:
+    """Returns what the Hub has to know to start `app.py`, for the head of `README.md`.
+
+    Raises:
+      UserError: Gradio is not installed.
+    """
+    return {
+        "title": title,
+        "sdk": "gradio",
+        "sdk_version": _version("gradio"),
+        "python_version": ".".join(platform.python_version_tuple()[:2]),
+        "app_file": "app.py",
+        "pinned": False,
+        "tags": ["image-classification", "multitask", "cross-residual", "jax", "flax"],
+    }
+
+
+def _version(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError as error:
+        raise UserError(
+            f"A Space needs {name}, in a version that is known to work: install what "
+            "the page needs here, with `pip install crl_jax[demo,safetensors]`, or in "
+            "a clone `pip install .[demo,safetensors]`."
+        ) from error
