@@ -249,6 +249,23 @@ def test_a_run_of_numbers_alone(config, tmp_path, listed):
     )
 
 
+@pytest.mark.parametrize(
+    ("probable", "headline"), [((0.2, 0.4, 0.1), "none likely"), ((0.9, 0, 0.8), "a;c")]
+)
+def test_the_demo_says_what_is_likely_and_not_what_is_first(probable, headline):
+    pytest.importorskip("gradio")
+    from crl_jax.inference import demo_page
+    from crl_jax.inference.prediction import Prediction
+
+    kinds = {"letters": Multilabel(("a", "b", "c"))}
+    shown = Prediction("", kinds, {"letters": np.array(probable)})
+    said = demo_page._bars(shown, "letters")
+    assert said.label == headline
+    order = sorted(zip(probable, "abc", strict=True), reverse=True)
+    assert [(bar.confidence, bar.label) for bar in said.confidences] == order
+    assert demo_page._best(shown, "letters") == headline
+
+
 class Tagged(tfds.core.GeneratorBasedBuilder):
     """Pictures with a list of labels each, the first of which has none."""
 

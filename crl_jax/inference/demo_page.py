@@ -8,6 +8,7 @@ import fastapi
 import gradio as gr
 import jax
 import numpy as np
+from gradio.components.label import LabelConfidence, LabelData
 from gradio.data_classes import ImageData
 from PIL import Image
 
@@ -80,7 +81,7 @@ def build(predictor: Predictor, title: str) -> gr.Blocks:
         shown = found[cross]
         if shown.error is not None:
             raise gr.Error(f"This picture {shown.error}.", print_exception=False)
-        labels = [dict(shown.top(task)) or _best(shown, task) for task in tasks]
+        labels = [_bars(shown, task) for task in tasks]
         return [_text(found, cross, crosses), *labels, *spotlights(path, shown, cross)]
 
     def spotlights(path: str, shown: Prediction, cross: str) -> list[np.ndarray]:
@@ -117,7 +118,9 @@ def build(predictor: Predictor, title: str) -> gr.Blocks:
             labels, looks = [], []
             for task in tasks:
                 with gr.Column(min_width=200):
-                    labels.append(gr.Label(label=task, num_top_classes=5))
+                    labels.append(gr.Label(label=task))
+                    # Gradio would say the first label, also where none is likely.
+                    labels[-1].postprocess = _as_it_is  # type: ignore[method-assign, assignment]
                     looks.append(
                         gr.Image(
                             label=f"{task}: where it looked",
@@ -153,6 +156,17 @@ def spotlight(image: np.ndarray, cam: np.ndarray) -> np.ndarray:
 
 def _path(upload: ImageData | None) -> str | None:
     return upload.path if upload else None
+
+
+def _bars(shown: Prediction, task: str) -> LabelData:
+    """Returns what a task says, and its labels with their probabilities if it has."""
+    headline = shown.kinds[task].headline(shown.probabilities[task])
+    bars = [LabelConfidence(label=n, confidence=p) for n, p in shown.top(task)]
+    return LabelData(label=headline, confidences=bars or None)
+
+
+def _as_it_is(value: LabelData | None) -> LabelData | None:
+    return value
 
 
 def _crosses(predictor: Predictor) -> bool:

@@ -103,6 +103,9 @@ class Categorical(Kind):
     def brief(self, answer: np.ndarray, decimals: int = 1) -> str:
         return f"{self.said(answer)} {100 * np.max(answer):.{decimals}f}%"
 
+    def headline(self, answer: np.ndarray) -> str:
+        return self.said(answer)
+
     def probability_text(self, answer: np.ndarray) -> str:
         return f"{np.max(answer):.4f}"
 

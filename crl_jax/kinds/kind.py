@@ -194,6 +194,10 @@ class Kind(ABC):
         """Returns what is predicted, with its percentage if it has one."""
         return self.said(answer)
 
+    def headline(self, answer: np.ndarray) -> str:
+        """Returns what is predicted, above its probabilities if it has some."""
+        return self.brief(answer)
+
     def lines(self, answer: np.ndarray, count: int) -> list[str]:
         """Returns a line each for the `count` most probable classes, or for what is."""
         ranked = self.ranked(answer, count)

@@ -111,6 +111,9 @@ class Multilabel(Kind):
             result[k] = average_precision_score(labels[:, k], logits[:, k])
         return result
 
+    def brief(self, answer: np.ndarray, decimals: int = 1) -> str:
+        return self.said(answer) if np.any(answer > 0.5) else "none likely"
+
     def probability_text(self, answer: np.ndarray) -> str:
         return SEPARATOR.join(f"{p:.4f}" for p in answer[answer > 0.5])
 
