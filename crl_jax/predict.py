@@ -72,9 +72,13 @@ def _predict(arguments: argparse.Namespace) -> int:
 
     def predictions() -> Iterator["Prediction"]:
         nonlocal refused
-        size = getattr(arguments, "batch_size", None)
+        in_training = predictor.trained.run.config.data.batch_size
+        size = getattr(arguments, "batch_size", in_training)
         found = predictor.predict(items, size)
-        for name, prediction in zip(names, _with_bar(found, len(items)), strict=True):
+        # What is printed on a terminal shows by itself how far it is.
+        if not sys.stdout.isatty():
+            found = _with_bar(found, len(items), size)
+        for name, prediction in zip(names, found, strict=True):
             refused += prediction.error is not None
             # Not every file name is UTF-8; what is printed must be.
             printable = os.fsencode(name).decode("utf-8", "replace")
@@ -86,15 +90,19 @@ def _predict(arguments: argparse.Namespace) -> int:
 
 
 def _with_bar(
-    predictions: Iterable["Prediction"], count: int
+    predictions: Iterable["Prediction"], count: int, batch_size: int
 ) -> Iterator["Prediction"]:
-    """Yields the predictions, with a progress bar where the errors go to a terminal."""
+    """Yields the predictions, with a progress bar where the errors go to a terminal.
+
+    They come in batches, and only from one to the next can their speed be told.
+    """
     from crl_jax.terminal import progress_bar
 
     with progress_bar("pictures", count) as advance:
-        for prediction in predictions:
+        for done, prediction in enumerate(predictions, start=1):
             yield prediction
-            advance()
+            if done % batch_size == 0:
+                advance(batch_size)
 
 
 if __name__ == "__main__":

@@ -36,10 +36,11 @@ def print_table(
 
 
 @contextmanager
-def progress_bar(what: str, count: int) -> Iterator[Callable[[], None]]:
+def progress_bar(what: str, count: int) -> Iterator[Callable[[int], None]]:
     """Shows a bar of `count` things on the standard error if that is a terminal.
 
-    Gives a function to call after each of them.
+    Gives a function to call with how many more of them are done. Its estimate of the
+    time left is that of rich, from the times of these calls.
     """
     errors = Console(stderr=True)
     columns = (TextColumn(what), MofNCompleteColumn(), BarColumn(bar_width=None))
@@ -52,7 +53,7 @@ def progress_bar(what: str, count: int) -> Iterator[Callable[[], None]]:
         disable=not errors.is_terminal,
     ) as bar:
         task = bar.add_task("", total=count)
-        yield lambda: bar.advance(task)
+        yield lambda more: bar.advance(task, more)
 
 
 def percent(share: float) -> str:

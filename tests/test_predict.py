@@ -1,10 +1,13 @@
 """Prediction: the numbers of evaluation, for any picture, whatever is asked for."""
 
+import contextlib
 import csv
 import io
 import json
 import math
 import os
+import pty
+import re
 import shutil
 import subprocess
 import sys
@@ -19,6 +22,8 @@ from crl_jax import evaluation, predict, workdir
 from crl_jax.data import labels, source, unlabelled
 from crl_jax.errors import UserError
 from crl_jax.inference.prediction_formats import FORMATS
+
+PROJECT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -250,3 +255,48 @@ def test_one_compilation_serves_a_whole_folder(predictor, folder):
     predictor(paths, batch_size=8)
     predictor(paths[:11], batch_size=8)
     assert predictor._eval_step._cache_size() == before
+
+
+def on_a_terminal(trained, folder, tmp_path, stdout=None):
+    """Predicts 26 pictures and a broken one; returns what a terminal was sent."""
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"broken")
+    code = "from crl_jax import cli, predict; cli.run(predict.main)"
+    flags = [f"--workdir={trained[0]}", "--format=csv", "--batch_size=8"]
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(
+        [sys.executable, "-c", code, *flags, str(folder), str(broken)],
+        env=os.environ | {"COLUMNS": "80", "TERM": "xterm", "PYTHONPATH": str(PROJECT)},
+        stdout=theirs if stdout is None else stdout,
+        stderr=theirs,
+    ) as process:
+        os.close(theirs)
+        shown = b""
+        with contextlib.suppress(OSError):  # which says that the other end is closed
+            while part := os.read(ours, 4096):
+                shown += part
+    os.close(ours)
+    assert process.returncode == 1
+    return shown.decode("utf-8")
+
+
+def check_rows(text):
+    rows = list(csv.DictReader(io.StringIO(text, newline="")))
+    assert [Path(row["file"]).suffix for row in rows] == [".png"] * 27
+    assert [bool(row["error"]) for row in rows] == [False] * 26 + [True]
+    assert "\x1b" not in text
+
+
+def test_no_bar_is_drawn_over_what_a_terminal_shows(trained, folder, tmp_path):
+    check_rows(on_a_terminal(trained, folder, tmp_path))
+
+
+def test_a_bar_goes_on_by_whole_batches_while_a_file_is_written(
+    trained, folder, tmp_path
+):
+    with (tmp_path / "rows.csv").open("w") as file:
+        bar = on_a_terminal(trained, folder, tmp_path, file)
+    check_rows((tmp_path / "rows.csv").read_text())
+    counts = re.findall(r"(\d+)/27", bar)  # as often as it was drawn
+    assert set(counts) <= {"0", "8", "16", "24"}
+    assert counts[-1] == "24"

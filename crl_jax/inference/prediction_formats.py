@@ -5,7 +5,6 @@ import json
 from collections.abc import Callable, Iterable
 from typing import Any, TextIO
 
-from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -16,26 +15,27 @@ from crl_jax.kinds import Kinds, categorical_classes
 def write_table(
     predictions: Iterable[Prediction], kinds: Kinds, top: int, out: TextIO
 ) -> None:
-    """Prints a block a picture: a line a rank, a column a task, the joint answer."""
-    title = "Labels, each after its probability in percent"
-    table = Table(
-        title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False
-    )
-    for column in ("picture", *kinds):
-        table.add_column(column, overflow="fold")
+    """Prints a block a picture: a column a task, a line a rank, the joint answer."""
+    console = Console(file=out, highlight=False, markup=False, emoji=False)
+    console.print("Labels, each after its probability in percent")
     for prediction in predictions:
-        if table.rows:
-            table.add_row()
+        console.print()
+        console.print(prediction.file, style="bold", soft_wrap=True)
         if prediction.error is not None:
-            table.add_row(prediction.file, f"refused: {prediction.error}")
+            console.print(f"  refused: {prediction.error}", soft_wrap=True)
             continue
         answers = prediction.probabilities
-        lines = ("\n".join(of.lines(answers[t], top)) for t, of in kinds.items())
-        table.add_row(prediction.file, *lines)
+        table = Table(box=None, padding=(0, 0, 0, 2), header_style="")
+        for task in kinds:
+            table.add_column(task, overflow="fold")
+        table.add_row(
+            *("\n".join(of.lines(answers[t], top)) for t, of in kinds.items())
+        )
+        console.print(table)
         if joint := prediction.joint:
-            labels = (f"      {joint.labels.get(task, '')}" for task in kinds)
-            table.add_row(f"all tasks {100 * joint.probability:.1f}", *labels)
-    Console(file=out, highlight=False, markup=False, emoji=False).print(table)
+            labels = ", ".join(joint.labels.values())
+            text = f"  all tasks {100 * joint.probability:.1f}: {labels}"
+            console.print(text, soft_wrap=True)
 
 
 def write_json(
