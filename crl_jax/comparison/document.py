@@ -96,9 +96,16 @@ def _html(block: Block) -> page.Element:
         case Command(text):
             return page.element("div", page.element("pre", text), class_="scroll")
         case Table(columns, rows):
-            return page.table(list(columns), [list(row) for row in rows])
+            return page.table(
+                list(columns), [list(map(_unbroken, row)) for row in rows]
+            )
         case Figure(file, caption):
             data = base64.b64encode(file.read_bytes()).decode("ascii")
             source = f"data:image/svg+xml;base64,{data}"
             image = page.element("img", src=source, alt=caption, style="max-width:100%")
-            return page.element("figure", image, page.element("figcaption", caption))
+            return page.element("figure", image, page.element("p", caption))
+
+
+def _unbroken(cell: str) -> str:
+    """Returns a cell in which no line ends between a mean and its deviation."""
+    return cell.replace(" ± ", "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}")

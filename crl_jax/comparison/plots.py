@@ -149,4 +149,5 @@ def _save(figure: Figure, file: Path) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     settings: Any = {"svg.fonttype": "none", "svg.hashsalt": file.name}
     with matplotlib.rc_context(settings):
-        figure.savefig(file, format="svg", metadata={"Date": None})
+        # Titles above a square panel would else reach over the edge.
+        figure.savefig(file, format="svg", metadata={"Date": None}, bbox_inches="tight")

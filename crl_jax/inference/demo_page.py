@@ -178,7 +178,8 @@ def _description(predictor: Predictor) -> list[Child]:
     tasks = ", ".join(f"{t} ({kind.size})" for t, kind in predictor.kinds.items())
     text = (
         f"One network names for a picture: {tasks}. It answers with these labels for "
-        "any picture, also for one of something else. Pictures are not kept."
+        "any picture, also for one of something else. Pictures are deleted within 20 "
+        "minutes."
     )
     return [element("p", text)]
 

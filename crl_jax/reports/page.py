@@ -31,7 +31,7 @@ a { color: var(--accent); }
 .grid { display: grid; gap: 1rem;
   grid-template-columns: repeat(auto-fill, minmax(min(100%, 20rem), 1fr)); }
 .beside { display: flex; flex-wrap: wrap; gap: 1rem 2.5rem; }
-.beside > div { min-width: 0; } .beside > div:first-child { flex: 0 1 24rem; }
+.beside > div { min-width: 0; } .beside > div:first-child { flex: 0 1 26rem; }
 .cards { display: grid; gap: .7rem; margin: 1rem 0;
   grid-template-columns: repeat(auto-fill, minmax(9rem, 1fr)); }
 .card { background: var(--fill); border: 1px solid var(--line); border-radius: 8px;
@@ -51,7 +51,9 @@ svg .bar { fill: var(--accent); } svg .dot { fill: var(--accent); opacity: .5; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { text-align: right; padding: .18rem .7rem .18rem 0;
   border-bottom: 1px solid var(--line); vertical-align: top; }
-th:first-child, td:first-child { text-align: left; } th { font-weight: 600; }
+th:first-child, td:first-child { text-align: left; }
+th { font-weight: 600; white-space: nowrap; }
+.scroll + .scroll, details + .scroll { margin-top: .8rem; }
 td.text { text-align: left; } td.long { text-align: left; word-break: break-all; }
 .share { display: inline-block; width: 7rem; height: .6rem; background: var(--fill);
   border-radius: 3px; overflow: hidden; } .share i { display: block; height: 100%;
@@ -62,6 +64,7 @@ td.text { text-align: left; } td.long { text-align: left; word-break: break-all;
 .pictures img.small { image-rendering: pixelated; }
 .pictures p { font-size: .8rem; margin: .25rem 0 0; line-height: 1.35; }
 .wrong { color: var(--second); } details summary { cursor: pointer; margin: .4rem 0; }
+@page { margin: 1.5cm; }
 @media print { :root { color-scheme: light; --paper: #fff; --ink: #000; --pale: #444;
   --line: #ccc; --fill: #f2f2f2; --accent: #1f6feb; --second: #c2410c; }
   nav { display: none; } figure, tr, .card { break-inside: avoid; }

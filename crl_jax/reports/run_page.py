@@ -264,6 +264,8 @@ def cost(costs: Mapping[str, Cost], speed: str) -> Section:
 def settings(trained: Trained) -> Section:
     """Returns every field of the config; those that are not the default are marked."""
     defaults = dict(config.fields(config.default()))
+    for task in trained.run.kinds:
+        defaults |= config.fields(config.default_task(), f"tasks.{task}.")
     changed: list[list[Child]] = []
     same: list[list[Child]] = []
     for name, value in config.fields(trained.run.config):
