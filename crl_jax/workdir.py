@@ -277,7 +277,11 @@ def read_result(workdir: Path) -> tuple[int, dict[str, dict[str, float]]]:
 
 def _write_json(path: Path, content: object, indent: int | None = 2) -> None:
     partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(content, indent=indent, ensure_ascii=False), "utf-8")
+    with partial.open("w", encoding="utf-8") as file:
+        json.dump(content, file, indent=indent, ensure_ascii=False)
+        # A disk that fails now must not leave an empty file under the right name.
+        file.flush()
+        os.fsync(file.fileno())
     partial.replace(path)
 
 
