@@ -2,10 +2,12 @@
 
 import argparse
 import ast
+import itertools
 import os
 import runpy
 import signal
 import sys
+import textwrap
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -32,7 +34,15 @@ def parser(verb: str, description: str | None) -> argparse.ArgumentParser:
 class _HelpFormatter(
     argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter
 ):
-    pass
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        """Fits paragraphs to the terminal; indented lines stay as they are."""
+        fill = textwrap.TextWrapper(width, break_on_hyphens=False).fill
+        lines = text.splitlines()
+        groups = itertools.groupby(lines, lambda line: line[:1] not in ("", " "))
+        return "\n".join(
+            fill(" ".join(part)) if is_prose else "\n".join(part)
+            for is_prose, part in groups
+        )
 
 
 def path(text: str) -> Path:

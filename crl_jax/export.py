@@ -10,8 +10,8 @@ Hugging Face Hub expects it.
   onnx         model.onnx, for ONNX Runtime (needs `pip install crl_jax[onnx]`)
   safetensors  the arrays alone (needs `pip install crl_jax[safetensors]`)
   saved_model  saved_model/, for TensorFlow and TensorFlow Serving
-  space        the demo page, to be put up as a Hugging Face Space (needs `pip install
-               crl_jax[demo,safetensors]`)
+  space        the demo page as a Hugging Face Space
+               (needs `pip install crl_jax[demo,safetensors]`)
 """
 
 from pathlib import Path

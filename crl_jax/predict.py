@@ -1,7 +1,7 @@
 """Say what a trained network sees in pictures.
 
   python -m crl_jax.predict --workdir=runs/mine photos/ cat.jpg
-  python -m crl_jax.predict --workdir=runs/mine --format=csv photos/ > answers.csv
+  python -m crl_jax.predict --workdir=runs/mine --format=csv photos/ > out.csv
 
 For each picture: the most probable labels of every task, and of all tasks together
 (the most probable combination of labels among those that training pictures have). A

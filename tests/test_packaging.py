@@ -123,7 +123,7 @@ def test_each_verb_says_what_it_does_with_an_example(installed, tmp_path, verb):
     done = run(installed, tmp_path, "-m", f"crl_jax.{verb}", "--help")
     assert done.returncode == 0
     assert f"python -m crl_jax.{verb} --" in done.stdout
-    assert max(map(len, done.stdout.splitlines())) <= 88
+    assert max(map(len, done.stdout.splitlines())) <= 80
     assert done.stderr == ""
 
 
