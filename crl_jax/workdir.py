@@ -192,6 +192,11 @@ def read(workdir: Path) -> Run:
             f"`python -m crl_jax.main --config=... --workdir={workdir}`."
         )
     content = _read_json(workdir / "config.json")
+    if "crl_jax" in content:  # see inference/exported.py
+        raise UserError(
+            f"--workdir={workdir} holds an exported network, which predict and demo "
+            "read: give the folder of its run."
+        )
     config = config_check.check(config_lib.from_dict(content))
     known = _read_json(workdir / "classes.json")
     data = _read_json(workdir / "data.json").get("identity", "")

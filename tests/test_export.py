@@ -111,6 +111,8 @@ def test_arrays_that_were_exported_are_loaded_as_a_run_is(
     for task, probabilities in expected.probabilities.items():
         np.testing.assert_array_equal(found.probabilities[task], probabilities)
     assert exported.trained.step == predictor.trained.step
+    with pytest.raises(UserError, match="holds an exported network"):
+        workdir.read(tmp_path)
     assert exported.without_cross_residuals()(photographs[0])[0].error is None
     for file in ("config.json", "model.safetensors"):
         whole = (tmp_path / file).read_bytes()
