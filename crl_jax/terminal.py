@@ -93,6 +93,10 @@ class TrainingProgress:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self.end()
+
+    def end(self) -> None:
+        """Draws the bar for the last time; what is printed next comes below it."""
         self._bar.stop()
 
     def update(self, step: int) -> None:

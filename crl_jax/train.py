@@ -183,6 +183,7 @@ def _train(
                 raise stop.stopped(number, saved[0], folder)
 
         # The result: the best checkpoint, on a split that chose nothing.
+        progress.end()
         split = config.data.test_split or config.data.val_split
         test_batches = stream.eval_batches(data, config, split)
         return {
