@@ -120,6 +120,13 @@ def test_arrays_that_were_exported_are_loaded_as_a_run_is(
         with pytest.raises(UserError, match=f"The network in {tmp_path} is damaged"):
             crl_jax.load(tmp_path)
         (tmp_path / file).write_bytes(whole)
+    safetensors = pytest.importorskip("safetensors.numpy")
+    arrays = safetensors.load_file(tmp_path / "model.safetensors")
+    kernel = "params/head/hue/kernel"
+    arrays[kernel] = arrays[kernel][:, :1].copy()
+    safetensors.save_file(arrays, tmp_path / "model.safetensors")
+    with pytest.raises(UserError, match=rf"{kernel} has the shape \(\d+, 1\), not \("):
+        crl_jax.load(tmp_path)
 
 
 def test_any_number_of_pictures_at_a_time(trained, predictor, tmp_path):

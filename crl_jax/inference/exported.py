@@ -1,6 +1,7 @@
 """A network as `model.safetensors` with `config.json`: written, and read again."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -12,7 +13,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from crl_jax import config as config_lib
-from crl_jax import models
+from crl_jax import config_check, models
 from crl_jax.errors import UserError
 from crl_jax.kinds import from_known, widths
 from crl_jax.trained import Trained
@@ -70,20 +71,38 @@ def load(folder: Path, mesh: Mesh) -> Trained:
     safetensors = _import()
     try:
         said = json.loads((folder / "config.json").read_text("utf-8"))
-        config = config_lib.from_dict(said["crl_jax"])
+        config = config_check.check(config_lib.from_dict(said["crl_jax"]))
         run = Run(config, from_known(config, said["labels"]), data="")
+        network = models.build(config, widths(run.kinds))
         arrays = safetensors.load((folder / _ARRAYS).read_bytes())
-        step = said["step"]
+        _check_shapes(arrays, network, config.data.image_size)
+        step = int(said["step"])
     except Exception as error:  # whatever is wrong with the files
         raise UserError(
             f"The network in {folder} is damaged ({error}): bring config.json and "
             f"{_ARRAYS} back from where they came."
         ) from error
     variables = traverse_util.unflatten_dict(arrays, sep="/")
-    network = models.build(config, widths(run.kinds))
     return Trained(
         run, network, jax.device_put(variables, NamedSharding(mesh, P())), step
     )
+
+
+def _check_shapes(
+    arrays: Mapping[str, np.ndarray], network: models.MultitaskResNet, size: int
+) -> None:
+    """Raises ValueError unless the arrays are those of the network."""
+    images = jax.ShapeDtypeStruct((1, size, size, 3), np.uint8)
+    whole = jax.eval_shape(network.init, jax.random.key(0), images)
+    expected = {
+        k: x.shape for k, x in traverse_util.flatten_dict(whole, sep="/").items()
+    }
+    found = {name: array.shape for name, array in arrays.items()}
+    for name in sorted(expected.keys() | found.keys()):
+        if found.get(name) != expected.get(name):
+            raise ValueError(
+                f"{name} has the shape {found.get(name)}, not {expected.get(name)}"
+            )
 
 
 def _import() -> ModuleType:
