@@ -7,7 +7,7 @@ import math
 import os
 import platform
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -212,17 +212,36 @@ def write_combinations(
     Args:
       workdir: the run's folder.
       combinations: `[N, T]`, from `labels.combinations`.
-      weights: of each task in the joint answer, if they were chosen.
+      weights: of each task in the joint answer; None: those that were chosen before, if
+        the run goes on.
+
+    Raises:
+      UserError: `workdir` cannot be written.
     """
+    if weights is None and has_checkpoint(workdir):
+        with suppress(UserError):  # what is damaged is written anew
+            weights = read_combinations(workdir)[1]
     content = {"combinations": combinations.tolist(), "weights": dict(weights or {})}
-    _write_json(workdir / "combinations.json", content, None)
+    with writing(workdir):
+        _write_json(workdir / "combinations.json", content, None)
 
 
 def read_combinations(workdir: Path) -> tuple[np.ndarray, dict[str, float]]:
-    """Returns what `write_combinations` wrote; empty if there is none."""
+    """Returns what `write_combinations` wrote; empty if there is none.
+
+    Raises:
+      UserError: it is damaged.
+    """
     path = workdir / "combinations.json"
     content = _read_json(path) if path.exists() else {"combinations": []}
-    return np.array(content["combinations"], np.int64), content.get("weights", {})
+    try:
+        combinations = np.array(content["combinations"], np.int64)
+        return combinations, dict(content.get("weights", {}))
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{path} is damaged: delete it, and the command that trained the run "
+            "writes it again."
+        ) from error
 
 
 def write_result(

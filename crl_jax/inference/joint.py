@@ -131,7 +131,7 @@ def choose_weights(
 
     Raises:
       UserError: as `evaluation.prepare` says; or there are no two categorical tasks, no
-        training picture with all labels, or no validation split.
+        training picture with all labels, or no validation split that has one.
     """
     if jax.process_count() > 1:
         raise UserError("The joint answer is chosen by one process: start one alone.")
@@ -149,7 +149,13 @@ def choose_weights(
         )
     elsewhere = batch_size, manifest, data_dir
     chosen_on = evaluation.prepare(workdir, validation, *elsewhere)
-    rule = choose_rule(combinations, *_answers(chosen_on))
+    probabilities, labels = _answers(chosen_on)
+    if not np.all([of >= 0 for of in labels.values()], axis=0).any():
+        raise UserError(
+            f"No picture of the split {validation} has all labels, so the weights "
+            "cannot be chosen on it: label some, and train in another --workdir."
+        )
+    rule = choose_rule(combinations, probabilities, labels)
     workdir_lib.write_combinations(workdir, combinations, rule.weights)
     judged_on = evaluation.prepare(workdir, split, *elsewhere)
     judged = _judge(rule, *_answers(judged_on))
