@@ -78,8 +78,9 @@ def write(trained: Trained, folder: Path, workdir: Path, what: dict[str, str]) -
       what: `format`, and `data_name` and `data_license` as the user said them.
     """
     config = json.loads(trained.run.config.to_json())
-    # Where the data lay is of no use elsewhere, and may say who trained.
+    # Where files lay is of no use elsewhere, and may say who trained.
     config["data"] |= {"manifest": Path(config["data"]["manifest"]).name, "dir": ""}
+    config["init"]["from"] = Path(config["init"]["from"]).name
     config["train"]["task_devices"] = 1
     config["model"]["sync_batch_norm"] = False
     data = trained.run.config.data
@@ -160,13 +161,19 @@ def model_card(trained: Trained, result: dict[str, Any], what: dict[str, str]) -
 
 def _introduction(trained: Trained) -> str:
     model, tasks = trained.run.config.model, len(trained.run.classes)
-    start = "learned from" if model.cross.learned else "fixed at"
     several = f"{tasks} label sets" if tasks > 1 else "a label set"
+    network = f"multitask ResNet-{model.depth}, branched from {model.branch_from}"
+    if model.fusion != "none":
+        network += f" (the baseline {model.fusion})"
+    elif model.cross.init or model.cross.learned:
+        start = "learned from" if model.cross.learned else "fixed at"
+        network = (
+            f"cross-residual {network}, with cross weights ({model.cross.kind}) "
+            f"{start} {model.cross.init:g} ([Jou and Chang 2016]({_PAPER}))"
+        )
     return (
-        f"One network for {several}: a cross-residual multitask ResNet-{model.depth}, "
-        f"branched from {model.branch_from}, with cross weights ({model.cross.kind}) "
-        f"{start} {model.cross.init:g} ([Jou and Chang 2016]({_PAPER})). Made with "
-        f"crl_jax {crl_jax.__version__}; checkpoint of step {trained.step:,}."
+        f"One network for {several}: a {network}. Made with crl_jax "
+        f"{crl_jax.__version__}; checkpoint of step {trained.step:,}."
     )
 
 
@@ -243,7 +250,8 @@ def _accuracies(result: dict[str, Any], kinds: Kinds) -> str:
         line = f"| {what} | {of['count']:,} | {cells} |"
         tables.setdefault(head, []).append(line)
     text = "\n\n".join(_table(head, lines) for head, lines in tables.items())
-    unit = "In percent" + (", but MAE and Pearson are not" if "MAE" in text else "")
+    numeric = any(isinstance(kind, Regression) for kind in kinds.values())
+    unit = "In percent" + (", but MAE and Pearson are not" if numeric else "")
     return f"{unit}, split {result['split']}:\n\n{text}"
 
 
