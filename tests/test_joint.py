@@ -23,7 +23,9 @@ def made(rng, count):
     return {t: e / e.sum(axis=1, keepdims=True) for t, e in exponentials.items()}
 
 
-def test_the_answer_is_that_of_a_loop():
+@pytest.mark.parametrize("in_memory", [1, 4 * 7, 2**22])
+def test_the_answer_is_that_of_a_loop(monkeypatch, in_memory):
+    monkeypatch.setattr(joint, "_SCORES", in_memory)
     probabilities = made(np.random.default_rng(0), 20)
     weights = {"adjective": 0.5, "noun": 0.0, "anp": 2.0}
     labels, shares = joint.JointRule(COMBINATIONS, weights).answers(probabilities)

@@ -139,6 +139,12 @@ def test_measures_that_do_not_exist():
     assert np.isnan(of_batches(TAGS, [(logits + np.nan, labels)])["map"])
 
 
+def test_a_prediction_that_is_no_number_is_none_in_json():
+    assert AGE.as_json(np.float32(31.25), 5) == 31.25
+    assert AGE.as_json(np.float32("nan"), 5) is None
+    assert AGE.as_json(np.float32("inf"), 5) is None
+
+
 def test_all_tasks_right_is_over_categorical_ones():
     noun = Categorical(("a", "b", "c"))
     of = {"tags": TAGS, "noun": noun, "age": AGE}

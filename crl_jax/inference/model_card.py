@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import crl_jax
-from crl_jax import metrics
+from crl_jax import json_files, metrics
 from crl_jax.kinds import Categorical, Kinds, Multilabel, Regression
 from crl_jax.trained import Trained
 
@@ -102,20 +102,16 @@ def write(trained: Trained, folder: Path, workdir: Path, what: dict[str, str]) -
         "do_rescale": False,
         "do_normalize": False,
     }
-    _write_json(folder / "config.json", description)
-    _write_json(folder / "preprocessor_config.json", preprocessor)
+    json_files.write(folder / "config.json", description)
+    json_files.write(folder / "preprocessor_config.json", preprocessor)
     card = model_card(trained, _result(workdir), what)
     (folder / "README.md").write_text(card, "utf-8")
-
-
-def _write_json(path: Path, content: Any) -> None:
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", "utf-8")
 
 
 def _result(workdir: Path) -> dict[str, Any]:
     """Returns what the run ended with; empty if it has not ended."""
     path = workdir / "result.json"
-    return json.loads(path.read_text("utf-8")) if path.exists() else {}
+    return json_files.read(path) if path.exists() else {}
 
 
 def model_card(trained: Trained, result: dict[str, Any], what: dict[str, str]) -> str:
