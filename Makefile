@@ -19,12 +19,15 @@ demo: $(VENV)/installed
 	@echo "  $(BIN)/python -m crl_jax.summary --config=configs/vso.py"
 	@echo "  your own pictures: README.md, \"Your own pictures\""
 
+# Most tests compile, which keeps one core busy. Those of a file share what it trains.
+PYTEST = $(BIN)/python -m pytest --numprocesses=2 --dist=loadfile
+
 test: lint
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 # Kills runs, damages files and throws in what it can: docs/reliability.md.
 faults: $(VENV)/installed
-	$(BIN)/python -m pytest -m "faults or not faults" $(FAULTS)
+	$(PYTEST) -m "faults or not faults" $(FAULTS)
 
 FAULTS = $(addprefix tests/test_,any_input.py checkpoints.py demo.py disk.py killed.py \
 	left_out.py processes.py security.py stopping.py terminal.py)

@@ -101,13 +101,15 @@ def work(arguments: argparse.Namespace) -> None:
     config = step_benchmark.make_config(
         arguments.depth, size, batch_size, CLASSES, task_devices
     )
-    run = step_benchmark.Training(config, CLASSES)
-    state = run.create_state()
-    batch = run.place(step_benchmark.make_batch(batch_size, size, CLASSES))
+    program = step_benchmark.program_of(config, CLASSES)
+    train_step, state = program.train_step(), program.new_state(0)
+    batch = step_benchmark.devices.put_batch(
+        step_benchmark.make_batch(batch_size, size, CLASSES), program.mesh
+    )
     own = [leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(state)]
     print(sum(own), flush=True)
     for _ in sys.stdin:
-        state, _ = jax.block_until_ready(run.train_step(state, batch))
+        state, _ = jax.block_until_ready(train_step(state, batch))
         print(flush=True)
 
 

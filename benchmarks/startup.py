@@ -97,16 +97,19 @@ def start(arguments: argparse.Namespace) -> Phases:
         arguments.depth, arguments.size, arguments.batch
     )
     timed("start JAX", lambda: (step_benchmark.devices.start(), jax.devices()))
-    run = timed("build the network", lambda: step_benchmark.Training(config))
+    program = timed("build the network", lambda: step_benchmark.program_of(config))
     state = timed(
-        "create the parameters", lambda: jax.block_until_ready(run.create_state())
+        "create the parameters", lambda: jax.block_until_ready(program.new_state(0))
     )
-    batch = run.place(step_benchmark.make_batch(arguments.batch, arguments.size))
-    program = timed(
-        "compile the step", lambda: run.train_step.lower(state, batch).compile()
+    batch = step_benchmark.devices.put_batch(
+        step_benchmark.make_batch(arguments.batch, arguments.size), program.mesh
     )
-    state, _ = timed("first step", lambda: jax.block_until_ready(program(state, batch)))
-    timed("second step", lambda: jax.block_until_ready(program(state, batch)))
+    step = timed(
+        "compile the step",
+        lambda: program.train_step().lower(state, batch).compile(),
+    )
+    state, _ = timed("first step", lambda: jax.block_until_ready(step(state, batch)))
+    timed("second step", lambda: jax.block_until_ready(step(state, batch)))
     before = [taken for name, taken in phases.items() if name != "second step"]
     wall, cpu = (sum(column) for column in zip(*before, strict=True))
     phases["all, to the end of the first step"] = (wall, cpu)

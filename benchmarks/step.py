@@ -25,14 +25,12 @@ from crl_jax import (
     costs,
     devices,
     models,
-    optim,
-    step,
     terminal,
-    train_state,
 )
 from crl_jax import config as config_lib
 from crl_jax.data import Batch
 from crl_jax.kinds import Categorical
+from crl_jax.program import Program
 
 CLASSES = {"noun": 167, "adjective": 117, "anp": 553}  # of the paper
 FRAMEWORKS = ("crl_jax", "PyTorch")
@@ -89,59 +87,31 @@ def make_batch(batch: int, size: int, classes: Mapping[str, int] = CLASSES) -> B
     }
 
 
-class Training:
-    """The very state, step and evaluation that a run uses."""
-
-    def __init__(
-        self, config: ConfigDict, classes: Mapping[str, int] = CLASSES
-    ) -> None:
-        self.mesh = devices.make_mesh(config.train.task_devices, len(classes))
-        self._config, self._network = config, models.build(config, classes)
-        self._kinds = {
-            task: Categorical(tuple(map(str, range(k)))) for task, k in classes.items()
-        }
-        self._optimizer = optim.make(
-            config.optim, lambda count: 0.01, step.gradient_norm(self._network)
-        )
-        self._abstract = train_state.abstract_state(
-            self._network, self._optimizer, config, self._kinds, self.mesh
-        )
-        self.train_step = step.map_train_step(
-            step.make_train_step(self._network, self._optimizer, config, self._kinds),
-            self.mesh,
-            train_state.partition_specs(self._abstract),
-        )
-        self.eval_step = step.map_eval_step(
-            step.make_eval_step(self._network, self._kinds),
-            self.mesh,
-            train_state.partition_specs(self._abstract.evaluated),
-        )
-
-    def create_state(self) -> train_state.TrainState:
-        """Returns the state before the first step."""
-        return train_state.create(
-            self._network, self._optimizer, self._config, self._kinds, self._abstract
-        )
-
-    def place(self, batch: Batch) -> Batch:
-        """Returns a batch, on the devices."""
-        return devices.put_batch(batch, self.mesh)
+def program_of(config: ConfigDict, classes: Mapping[str, int] = CLASSES) -> Program:
+    """Returns the very states, step and evaluation that a run uses."""
+    mesh = devices.make_mesh(config.train.task_devices, len(classes))
+    network = models.build(config, classes)
+    kinds = {
+        task: Categorical(tuple(map(str, range(k)))) for task, k in classes.items()
+    }
+    return Program(config, kinds, network, mesh, lambda count: 0.01)
 
 
 def jax_contestants(config: ConfigDict, batch: Batch) -> Contestants:
     """Returns a step, and an evaluation."""
-    run = Training(config)
-    state, placed = run.create_state(), run.place(batch)
+    program = program_of(config)
+    train_step, eval_step = program.train_step(), program.eval_step
+    state, placed = program.new_state(0), devices.put_batch(batch, program.mesh)
     variables = jax.tree.map(jnp.copy, state.evaluated)
 
     def train() -> object:
         nonlocal state
-        state, report = run.train_step(state, placed)
+        state, report = train_step(state, placed)
         return report
 
     return {
         "crl_jax training": train,
-        "crl_jax evaluation": lambda: run.eval_step(variables, placed),
+        "crl_jax evaluation": lambda: eval_step(variables, placed),
     }
 
 

@@ -49,6 +49,8 @@ class Checkpoints:
             ),
             read_only=self._read_only,
             cleanup_tmp_directories=not self._read_only,
+            # Where folders cannot be made, threads would wait minutes for them.
+            async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
         )
         return ocp.CheckpointManager(epath.Path(self._directory), options=options)
 

@@ -36,6 +36,14 @@ def main() -> None:
     )
     add("--seeds", type=cli.positive, default=5, metavar="N", help="runs of each")
     add(
+        "--together",
+        type=cli.positive,
+        default=0,
+        metavar="N",
+        help="seeds to train as one program; by default one on a CPU, and on another "
+        "device as many as half of its memory holds",
+    )
+    add(
         "--sweep",
         dest="sweeps",
         type=_sweep,
@@ -60,7 +68,7 @@ def main() -> None:
     from crl_jax.comparison.comparison import compare
 
     devices.start()
-    compare(what, arguments.workdir, sys.argv[1:])
+    compare(what, arguments.workdir, sys.argv[1:], arguments.together)
 
 
 def _names(text: str) -> list[str]:

@@ -145,11 +145,12 @@ def put_batch(batch: Batch, mesh: Mesh) -> Batch:
     """Places this process's share of a batch on its devices, divided over examples.
 
     Args:
-      batch: the first axis is this process's examples; what is neither image nor label
-        stays behind.
+      batch: the first axis is this process's examples, but the second if the first is
+        of several runs side by side; what is neither image nor label stays behind.
       mesh: from `make_mesh`.
     """
-    sharding = NamedSharding(mesh, P(DATA_AXIS))
+    of_runs = batch["image"].ndim == 5
+    sharding = NamedSharding(mesh, P(None, DATA_AXIS) if of_runs else P(DATA_AXIS))
     return jax.tree.map(
         lambda x: jax.make_array_from_process_local_data(sharding, x),
         {"image": batch["image"], "labels": batch["labels"]},

@@ -1,6 +1,7 @@
 """JSON files, whole or not there at all, and a message for one that is damaged."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,12 @@ from crl_jax.errors import UserError
 def write(path: Path, content: object, indent: int | None = 2) -> None:
     """Writes a file beside its place, and renames it when it is whole."""
     partial = path.with_suffix(".partial")
-    text = json.dumps(content, indent=indent, ensure_ascii=False)
-    partial.write_text(f"{text}\n", "utf-8")
+    with partial.open("w", encoding="utf-8") as file:
+        json.dump(content, file, indent=indent, ensure_ascii=False)
+        file.write("\n")
+        # A disk that fails now must not leave an empty file under the right name.
+        file.flush()
+        os.fsync(file.fileno())
     partial.replace(path)
 
 

@@ -233,7 +233,7 @@ def gradient_norm(network: MultitaskResNet) -> Callable[[Any], Array]:
 
 
 def map_train_step(
-    step: Callable[..., Any], mesh: Mesh, specs: Any = _WHOLE
+    step: Callable[..., Any], mesh: Mesh, specs: Any = _WHOLE, of_runs: bool = False
 ) -> Callable[..., Any]:
     """Maps a train step over devices; the state that goes in is used up.
 
@@ -241,11 +241,20 @@ def map_train_step(
       step: from `make_train_step`.
       mesh: of the axis `DATA_AXIS`, and `TASK_AXIS` if the state is divided over it.
       specs: of the state; by default every device has all of it.
+      of_runs: whether states and batches are those of several runs side by side, with
+        a first axis of runs. Every device works on all of them, and each run's numbers
+        are those that it would have alone, to rounding.
     """
+    batch_specs = P(DATA_AXIS)
+    if of_runs:
+        step, batch_specs = jax.vmap(step), P(None, DATA_AXIS)
+        specs = jax.tree.map(
+            lambda spec: P(None, *spec), specs, is_leaf=lambda x: isinstance(x, P)
+        )
     mapped = jax.shard_map(
         step,
         mesh=mesh,
-        in_specs=(specs, P(DATA_AXIS)),
+        in_specs=(specs, batch_specs),
         out_specs=(specs, P()),
         # The step says itself what crosses devices, so that `pmap` can run it too.
         check_vma=False,

@@ -1,19 +1,22 @@
-"""One run, read from top to bottom."""
+"""One run, read from top to bottom; or several that differ in their seed, as one."""
 
 import os
-from contextlib import closing, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing
 from pathlib import Path
+from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from crl_jax import (
     config_check,
     devices,
-    evaluation,
     metrics,
     models,
+    networks,
     optim,
     start,
     step,
@@ -21,13 +24,14 @@ from crl_jax import (
     weighting,
     workdir,
 )
-from crl_jax.checkpoints import Checkpoints
 from crl_jax.data import labels, source, stream
-from crl_jax.logs import MetricsLog, NoLog
 from crl_jax.models.architecture import crosses, layer_names
+from crl_jax.program import Program
+from crl_jax.record import Record
 from crl_jax.schedule import Schedule
-from crl_jax.stopping import stop_at_broken_step, stop_request
+from crl_jax.stopping import stop_request
 from crl_jax.terminal import TrainingProgress, console
+from crl_jax.train_state import apart, side_by_side
 
 
 def train(config: ConfigDict, directory: str | os.PathLike[str]) -> metrics.Means:
@@ -45,10 +49,29 @@ def train(config: ConfigDict, directory: str | os.PathLike[str]) -> metrics.Mean
         loss is no number any more.
       Stopped: a signal asked for it.
     """
-    folder = Path(directory)
-
-    # Every mistake that can be seen beforehand is answered before anything is written.
     config = config_check.check(config)
+    return train_seeds(config, {config.train.seed: Path(directory)})[config.train.seed]
+
+
+def train_seeds(
+    config: ConfigDict, folders: Mapping[int, Path]
+) -> dict[int, metrics.Means]:
+    """Trains runs that differ in their seed alone, as one program.
+
+    Each run has its own batches, checkpoints, log and result, and the numbers that it
+    would have alone, to rounding.
+
+    Args:
+      config: a checked config; of the seed, each run has its own.
+      folders: `{seed: folder of its run}`.
+
+    Returns:
+      `{seed: what train returns}`.
+
+    Raises:
+      UserError, Stopped: see `train`.
+    """
+    # Every mistake that can be seen beforehand is answered before anything is written.
     data = source.find_source(config)
     data.check(config)
     config = config_check.with_tasks(config, data.widths)
@@ -56,79 +79,79 @@ def train(config: ConfigDict, directory: str | os.PathLike[str]) -> metrics.Mean
     mesh = devices.make_mesh(config.train.task_devices, len(data.kinds))
     devices.check_batch_size(config, mesh)
     weighting.make(config, network)  # refuses a network that it cannot work on
-    if not workdir.has_checkpoint(folder):
+    if not all(workdir.has_checkpoint(folder) for folder in folders.values()):
         start.check(config)
 
-    run = workdir.Run(config, data.kinds, data.identity)
-    with workdir.claim(folder, run) if devices.is_first() else nullcontext():
+    with ExitStack() as claims:
+        configs = {}
+        for seed, folder in folders.items():
+            configs[seed] = networks.with_settings(config, {"train.seed": seed})
+            run = workdir.Run(configs[seed], data.kinds, data.identity)
+            if devices.is_first():
+                claims.enter_context(workdir.claim(folder, run))
         data = devices.first_alone(data.prepared)
         data.check(config)
         if devices.is_first():
             together = labels.combinations(data, config.data.train_split)
-            workdir.write_combinations(folder, together)
-        return _train(config, folder, data, network, mesh)
+            for folder in folders.values():
+                workdir.write_combinations(folder, together)
+
+        # Optimiser, and the steps of all devices.
+        schedule = Schedule.of(config, data.size(config.data.train_split))
+        learning_rate = optim.learning_rate(config.optim, schedule.steps)
+        program = Program(config, data.kinds, network, mesh, learning_rate)
+
+        # Where to begin; runs that were stopped may stand at different steps.
+        with ExitStack() as opened:
+            records = []
+            for seed, folder in folders.items():
+                name = f"seed {seed}: " if len(folders) > 1 else ""
+                record = Record(folder, configs[seed], program, schedule, name)
+                records.append(opened.enter_context(closing(record)))
+            results: dict[int, metrics.Means] = {}
+            for first in sorted({record.first for record in records}):
+                equal = [record for record in records if record.first == first]
+                results |= _train(equal, program, data, schedule)
+    return results
 
 
 def _train(
-    config: ConfigDict,
-    folder: Path,
-    data: source.Source,
-    network: models.MultitaskResNet,
-    mesh: Mesh,
-) -> metrics.Means:
-    # Optimiser, and the steps of all devices.
-    kinds = data.kinds
-    schedule = Schedule.of(config, data.size(config.data.train_split))
-    learning_rate = optim.learning_rate(config.optim, schedule.steps)
-    optimizer = optim.make(config.optim, learning_rate, step.gradient_norm(network))
-    abstract = train_state.abstract_state(network, optimizer, config, kinds, mesh)
-    train_step = step.map_train_step(
-        step.make_train_step(network, optimizer, config, kinds, schedule.epoch_steps),
-        mesh,
-        train_state.partition_specs(abstract),
-    )
-    eval_step = step.map_eval_step(
-        step.make_eval_step(network, kinds),
-        mesh,
-        train_state.partition_specs(abstract.evaluated),
-    )
-
-    # Where to begin: the newest checkpoint of this run if it has one, else
-    # pretrained weights if the config names them, else the seed.
-    checkpoints = Checkpoints(folder)
-    first, state = checkpoints.restore_latest(abstract)
-    if state is None:
-        state = train_state.create(network, optimizer, config, kinds, abstract)
-        state = start.from_weights(state, config, network, mesh)
-        console.print(describe(config, data, schedule, mesh), soft_wrap=True)
-        if warning := what_cannot_cross(network):
+    records: Sequence[Record], program: Program, data: source.Source, schedule: Schedule
+) -> dict[int, metrics.Means]:
+    """Trains runs that stand at the same step to their end."""
+    config, mesh, first = program.config, program.mesh, records[0].first
+    train_step = program.train_step(schedule.epoch_steps, len(records))
+    state = side_by_side([record.take_start() for record in records])
+    if first == 0:
+        text = describe(config, data, schedule, mesh, len(records))
+        console.print(text, soft_wrap=True)
+        if warning := what_cannot_cross(program.network):
             console.print(warning, soft_wrap=True)
-    else:
-        console.print(f"Going on at step {first:,} of {schedule.steps:,} in {folder}.")
+
+    def each(tree: Any) -> Iterator[tuple[Record, Any]]:
+        """Yields each run with its part of a state or a report."""
+        return zip(records, apart(tree, len(records)), strict=True)
 
     # Batches, as a function of (seed, step).
-    batches = devices.prefetch(stream.train_batches(data, config, first), mesh)
-    val_batches = (
-        stream.eval_batches(data, config, config.data.val_split)
-        if schedule.validates
-        else ()
-    )
+    streams = [stream.train_batches(data, run.config, first) for run in records]
+    batches = devices.prefetch(stream.side_by_side(streams), mesh)
+    validates, val_split = schedule.validates, config.data.val_split
+    val_batches = stream.eval_batches(data, config, val_split) if validates else ()
 
     def check_step(number: int, report: step.Report) -> None:
-        """Waits for a step, and stops the run if its numbers are none."""
-        if int(report["skipped"]) and not config.train.skip_nonfinite:
-            # No step since has changed the state.
-            checkpoints.save(state.replace(skipped=0 * report["skipped"]), number - 1)
-            batch = next(iter(stream.train_batches(data, config, number - 1)))
-            files = [name.decode("utf-8") for name in batch["file"]]
-            raise stop_at_broken_step(folder, number, report, files)
+        """Waits for a step, and stops the runs if the numbers of one are none."""
+        if config.train.skip_nonfinite or not np.any(jax.device_get(report["skipped"])):
+            return
+        for record, (now, after) in each((report, state)):
+            if int(now["skipped"]):
+                raise record.save_broken_step(number, now, after, data)
 
     # The loop.
-    log = MetricsLog(folder, kinds, first) if devices.is_first() else NoLog()
-    progress = TrainingProgress(first, schedule.steps, config.data.batch_size)
+    steps, epoch = schedule.steps, schedule.epoch
+    progress = TrainingProgress(first, steps, len(records) * config.data.batch_size)
     earlier: step.Report | None = None
-    with closing(checkpoints), closing(log), progress, stop_request() as stop:
-        for number in range(first + 1, schedule.steps + 1):
+    with progress, stop_request() as stop:
+        for number in range(first + 1, steps + 1):
             with progress.waiting(number):
                 batch = next(batches)
             with jax.transfer_guard("disallow"):
@@ -140,56 +163,42 @@ def _train(
 
             if schedule.logs(number):
                 check_step(number, report)
-                rate, epoch = float(learning_rate(number - 1)), schedule.epoch(number)
-                result, skipped = metrics.means([state.sums], kinds), int(state.skipped)
-                for task, weight in report["weights"].items():
-                    result[task]["weight"] = float(weight)
+                for record, (sums, now) in each((state.sums, report)):
+                    text = record.log_training(number, sums, now)
+                    progress.line(number, epoch(number), "train", text)
                 state = train_state.clear_sums(state)
-                log.write(number, epoch, "train", result, rate, skipped)
-                text = metrics.in_a_line(result, kinds)
-                progress.line(number, epoch, "train", text)
-            score = None
             if schedule.evaluates(number):
-                result = evaluation.evaluate_batches(
-                    eval_step, state.evaluated, val_batches, mesh, kinds
-                )
-                score = metrics.score(result, kinds, config.train.best_by)
-                log.write(number, epoch, "val", result, rate, skipped)
-                text = metrics.in_a_line(result, kinds)
-                progress.line(number, epoch, "val", text)
+                for record, variables in each(state.evaluated):
+                    text = record.validate(number, variables, val_batches)
+                    progress.line(number, epoch(number), "val", text)
                 progress.pause()
             stops = stop.after(number)
             if schedule.saves(number) or stops:
                 check_step(number, report)
-                checkpoints.save(state, number, score)
+                for record, after in each(state):
+                    record.save(number, after)
             if stops:
-                checkpoints.wait()
-                raise stop.stopped(number, checkpoints.latest, folder)
+                saved = [record.wait() for record in records]
+                folder = Path(os.path.commonpath([run.folder for run in records]))
+                raise stop.stopped(number, saved[0], folder)
 
         # The result: the best checkpoint, on a split that chose nothing.
-        checkpoints.wait()
-        best, best_state = checkpoints.restore_best(abstract)
-        if best_state is None:  # none could be written
-            best, best_state = schedule.steps, state
         split = config.data.test_split or config.data.val_split
-        test = stream.eval_batches(data, config, split)
-        result = evaluation.evaluate_batches(
-            eval_step, best_state.evaluated, test, mesh, kinds
-        )
-        evaluation.print_result(result, kinds, split, best)
-        if devices.is_first():
-            workdir.write_result(folder, split, best, result)
-        checkpoints.check_saved(schedule.steps)
-    return result
+        test_batches = stream.eval_batches(data, config, split)
+        return {
+            record.config.train.seed: record.finish(after, split, test_batches)
+            for record, after in each(state)
+        }
 
 
 def describe(
-    config: ConfigDict, data: source.Source, schedule: Schedule, mesh: Mesh
+    config: ConfigDict, data: source.Source, schedule: Schedule, mesh: Mesh, runs: int
 ) -> str:
     """Returns what is going to be trained, on what, in one sentence."""
+    times = f"{runs} times " if runs > 1 else ""
     tasks = ", ".join(f"{task} ({kind.size})" for task, kind in data.kinds.items())
     return (
-        f"Training ResNet-{config.model.depth}, branched from "
+        f"Training {times}ResNet-{config.model.depth}, branched from "
         f"{config.model.branch_from}, for {tasks}: {schedule.examples:,} pictures of "
         f"{config.data.image_size} px, {schedule.steps:,} steps of "
         f"{schedule.batch_size} on {mesh.size} {mesh.devices.flat[0].platform} "

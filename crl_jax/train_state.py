@@ -1,5 +1,7 @@
 """All that a run changes: its making, and how it lies on the devices."""
 
+import functools
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -13,7 +15,6 @@ from ml_collections import ConfigDict
 
 from crl_jax import metrics, weighting
 from crl_jax.kinds import Kinds
-from crl_jax.models import layers
 from crl_jax.models.architecture import split_layers
 from crl_jax.models.network import TASK_AXIS, MultitaskResNet
 
@@ -53,15 +54,16 @@ def create_state(
     optimizer: optax.GradientTransformation,
     config: ConfigDict,
     kinds: Kinds,
+    key: Array,
 ) -> TrainState:
-    """Returns the state before the first step; a function of the seed alone.
+    """Returns the state before the first step; a function of the random `key` alone.
 
     Jit it, or give it to `jax.eval_shape` for the shapes alone.
     """
     size = config.data.image_size
     images = jnp.zeros((1, size, size, 3), jnp.uint8)
     whole = network.clone(task_devices=1)
-    variables = whole.init(jax.random.key(config.train.seed), images)
+    variables = whole.init(key, images)
     _, trained = split_layers(variables["params"], network.frozen_layers)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
@@ -86,7 +88,9 @@ def abstract_state(
     Each device has all of it, but of what is stacked over tasks only its part of
     `TASK_AXIS`.
     """
-    state = jax.eval_shape(lambda: create_state(network, optimizer, config, kinds))
+    state = jax.eval_shape(
+        lambda: create_state(network, optimizer, config, kinds, jax.random.key(0))
+    )
     stacked = network.stacked_layers
 
     def place(path: tuple[Any, ...], leaf: Any) -> jax.ShapeDtypeStruct:
@@ -96,22 +100,6 @@ def abstract_state(
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
     return jax.tree.map_with_path(place, state)
-
-
-def create(
-    network: MultitaskResNet,
-    optimizer: optax.GradientTransformation,
-    config: ConfigDict,
-    kinds: Kinds,
-    abstract: TrainState,
-) -> TrainState:
-    """Returns `create_state` on the devices, as `abstract` says, in one program."""
-    places = jax.tree.map(lambda leaf: leaf.sharding, abstract)
-    return jax.jit(
-        lambda: create_state(network, optimizer, config, kinds),
-        out_shardings=places,
-        compiler_options=layers.options_to_run_once(),
-    )()
 
 
 def partition_specs(abstract: Any) -> Any:
@@ -125,3 +113,31 @@ def clear_sums(state: TrainState) -> TrainState:
         lambda x: jax.device_put(np.zeros(x.shape, x.dtype), x.sharding), state.sums
     )
     return state.replace(sums=zeros)
+
+
+def side_by_side(states: Sequence[TrainState]) -> TrainState:
+    """Returns the states of several runs as one: its arrays have a first axis of runs.
+
+    One alone stays as it is.
+    """
+    if len(states) == 1:
+        return states[0]
+    places = jax.tree.map(
+        lambda x: NamedSharding(x.sharding.mesh, P(None, *x.sharding.spec)), states[0]
+    )
+    stack = jax.jit(
+        lambda *states: jax.tree.map(lambda *x: jnp.stack(x), *states),
+        out_shardings=places,
+    )
+    return stack(*states)
+
+
+def apart(tree: Any, runs: int) -> list[Any]:
+    """Returns for each run what `side_by_side` has put together, or a part of that."""
+    return [tree] if runs == 1 else _apart(tree, runs)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _apart(tree: Any, runs: int) -> list[Any]:
+    leaves, structure = jax.tree.flatten(tree)
+    return [jax.tree.unflatten(structure, [x[i] for x in leaves]) for i in range(runs)]

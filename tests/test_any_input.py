@@ -139,7 +139,9 @@ def test_what_passes_the_checks_can_be_trained(changes, picture):
     assert image.shape == (size, size, 3)
     kinds = {t: Categorical(tuple(map(str, range(k)))) for t, k in classes.items()}
     state = jax.eval_shape(
-        lambda: train_state.create_state(network, optimizer, config, kinds)
+        lambda: train_state.create_state(
+            network, optimizer, config, kinds, jax.random.key(0)
+        )
     )
     assert np.isfinite(float(rate(0)))
     assert state.step.shape == ()

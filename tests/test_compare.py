@@ -4,7 +4,9 @@ import csv
 import shutil
 import sys
 from html.parser import HTMLParser
+from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
 
@@ -142,7 +144,7 @@ def test_results_are_those_of_the_runs(compared):
 
 def test_what_is_done_is_not_trained_again(compared, config, monkeypatch):
     directory, before = compared
-    monkeypatch.setattr(runs, "train", lambda *_: pytest.fail("it trained again"))
+    monkeypatch.setattr(runs, "train_seeds", lambda *_: pytest.fail("it trained again"))
     monkeypatch.setattr(
         measurements, "measure", lambda *_: pytest.fail("it measured again")
     )
@@ -158,12 +160,55 @@ def test_a_comparison_goes_on_with_what_is_missing(compared, config, monkeypatch
     directory, _ = compared
     lost = directory / "X" / "seed0"
     shutil.rmtree(lost)
-    trained, train = [], runs.train
+    trained, train_seeds = [], runs.train_seeds
     monkeypatch.setattr(
-        runs, "train", lambda c, folder: (trained.append(folder), train(c, folder))
+        runs, "train_seeds", lambda c, f: (trained.append(f), train_seeds(c, f))
     )
     run_comparison(small(config), directory, [])
-    assert trained == [lost]
+    assert trained == [{0: lost}]
+
+
+@pytest.mark.parametrize(
+    ("together", "expected"),
+    [
+        (0, ["S 0", "X 0", "X 1", "S 2", "X 2"]),  # a CPU has enough of one
+        (1, ["S 0", "X 0", "X 1", "S 2", "X 2"]),
+        (2, ["S 0 2", "X 0 1", "X 2"]),
+        (9, ["S 0 2", "X 0 1 2"]),
+    ],
+)
+def test_missing_seeds_are_trained_together(
+    config, tmp_path, monkeypatch, together, expected
+):
+    planned = runs.plan_runs(plan.make(config, ["S", "X"], 3, []), tmp_path)
+    done = tmp_path / "S" / "seed1"
+    monkeypatch.setattr(workdir, "is_done", lambda folder: folder == done)
+    trained = []
+
+    def train_seeds(config, folders):
+        name = "S" if config.model.branch_from == "stem" else "X"
+        assert folders == {n: tmp_path / name / f"seed{n}" for n in folders}
+        trained.append(" ".join([name, *map(str, folders)]))
+
+    monkeypatch.setattr(runs, "train_seeds", train_seeds)
+    runs.train_missing(planned, together)
+    assert trained == expected
+
+
+@pytest.mark.parametrize(("gigabytes", "expected"), [(0, 1), (1e-3, 1), (80, 5)])
+def test_an_accelerator_trains_as_many_seeds_as_fit(
+    config, tmp_path, monkeypatch, gigabytes, expected
+):
+    """A network of 1 GB with its state, and of 7 GB for a batch of 8."""
+    (run, *_) = runs.plan_runs(plan.make(config, ["S"], 1, []), tmp_path)
+    device = SimpleNamespace(
+        platform="gpu", memory_stats=lambda: {"bytes_limit": int(gigabytes * 1e9)}
+    )
+    monkeypatch.setattr(jax, "local_devices", lambda: [device])
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+    cost = SimpleNamespace(total=10**9 // 20, activation_bytes=7 * 10**9 // 8)
+    monkeypatch.setattr(runs.costs, "cost", lambda *_: cost)
+    assert runs.seeds_at_once(run.run) == expected
 
 
 def test_the_folder_of_another_comparison_is_refused(compared, config):
@@ -309,11 +354,12 @@ def test_the_command_compares(config, tmp_path, monkeypatch, capsys):
         "--seeds=3",
         f"--workdir={tmp_path}",
         "--sweep=model.cross.init=0,1",
+        "--together=3",
     ]
     monkeypatch.setattr(sys, "argv", ["compare", *arguments])
     compare.main()
-    what, workdir_, words = called
+    what, workdir_, words, together = called
     labels = [variant.label for variant in what.configs]
     assert labels == ["S", "X", "X model.cross.init=0", "X model.cross.init=1"]
     assert what.seeds == 3
-    assert (workdir_, words) == (tmp_path, arguments)
+    assert (workdir_, words, together) == (tmp_path, arguments, 3)

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import time
+from pathlib import Path
 
 import jax
 import launched
@@ -35,6 +36,55 @@ def small_disk(tmp_path):
         pytest.skip("mounting a small disk is not allowed here")
     yield folder
     subprocess.run(["umount", "--lazy", folder], check=False)
+
+
+class FailingDisk:
+    """A disk with a file system of its own, which turns read-only at its first error.
+
+    So do most disks of Linux: in the middle of a run, with files open.
+    """
+
+    def __init__(self, folder):
+        self.folder, self._image = folder / "disk", folder / "disk.img"
+        self.folder.mkdir()
+        with self._image.open("wb") as file:
+            file.truncate(64 * 2**20)
+        subprocess.run(["mkfs.ext4", "-q", self._image], check=True)
+        self.mount()
+
+    def mount(self):
+        options = "loop,errors=remount-ro"
+        command = ["mount", "-o", options, self._image, self.folder]
+        subprocess.run(command, check=True, capture_output=True)
+
+    def fails(self):
+        """Tells the file system that it has found an error."""
+        (device,) = (
+            line.split()[0].removeprefix("/dev/")
+            for line in Path("/proc/mounts").read_text().splitlines()
+            if line.split()[1] == str(self.folder)
+        )
+        Path(f"/sys/fs/ext4/{device}/trigger_fs_error").write_text("a test")
+
+    def unmount(self):
+        subprocess.run(["umount", self.folder], check=True)
+
+    def repair(self):
+        """Does what an administrator does."""
+        self.unmount()
+        done = subprocess.run(["fsck.ext4", "-p", self._image], capture_output=True)
+        assert done.returncode in (0, 1), done.stdout  # 1: what was wrong is mended
+        self.mount()
+
+
+@pytest.fixture
+def failing_disk(tmp_path):
+    try:
+        disk = FailingDisk(tmp_path)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("making a disk with mkfs.ext4 and mounting it is not allowed here")
+    yield disk
+    disk.unmount()
 
 
 def fill(folder):
@@ -171,6 +221,31 @@ def test_a_disk_that_can_only_be_read(whole, small_disk, capfd):
     found = evaluation.evaluate(directory, "test")
     np.testing.assert_equal(found, expected)
     assert capfd.readouterr().err == ""
+
+
+def test_a_disk_that_turns_read_only(whole, failing_disk, monkeypatch, capfd):
+    """From step 3 on, when step 2 is saved."""
+    config, undisturbed, expected = whole
+    directory = failing_disk.folder / "run"
+
+    def fails():
+        wait_for(directory / "checkpoints" / "2")
+        os.sync()  # a disk may take half a minute to write what it was given
+        failing_disk.fails()
+
+    with monkeypatch.context() as patch:
+        at_batch(2, patch, fails)
+        with pytest.raises(UserError, match=r"cannot be written|goes on at step 2\."):
+            train(config, directory)
+    said = capfd.readouterr()
+    assert said.err == ""
+    assert "metrics.csv cannot be written now (Read-only file system)" in said.out
+    assert re.search(r"A checkpoint could not .*\(Read-only file system\)", said.out)
+    assert "Accuracy in percent" in said.out
+    failing_disk.repair()
+    assert launched.saved_state(directory).step == 2
+    np.testing.assert_equal(train(config, directory), expected)
+    assert_same_run(undisturbed, directory)
 
 
 def test_rows_wait_for_room(small_disk, capsys):

@@ -8,13 +8,14 @@ import pytest
 from flax import traverse_util
 from jax.sharding import Mesh
 
-from crl_jax import config_check, models, optim, step, train_state
+from crl_jax import config_check, models, optim
 from crl_jax.config import default
 from crl_jax.devices import put_batch
 from crl_jax.errors import UserError
 from crl_jax.kinds import Categorical
 from crl_jax.models.architecture import crosses, layer_names
 from crl_jax.models.network import DATA_AXIS, TASK_AXIS
+from crl_jax.program import Program
 from crl_jax.train import train, what_cannot_cross
 
 CLASSES = {"noun": 4, "anp": 7}
@@ -38,16 +39,9 @@ def prepare(task_devices=1, **changes):
     """Returns the mapped train step, its state and a batch."""
     config = make_config(**changes | {"train.task_devices": task_devices})
     network = models.build(config, CLASSES)
-    optimizer = optim.make(config.optim, lambda _: RATE, step.gradient_norm(network))
     grid = np.array(jax.devices()[:task_devices]).reshape(1, task_devices)
     mesh = Mesh(grid, (DATA_AXIS, TASK_AXIS))
-    abstract = train_state.abstract_state(network, optimizer, config, KINDS, mesh)
-    state = train_state.create(network, optimizer, config, KINDS, abstract)
-    mapped = step.map_train_step(
-        step.make_train_step(network, optimizer, config, KINDS),
-        mesh,
-        train_state.partition_specs(abstract),
-    )
+    program = Program(config, KINDS, network, mesh, lambda _: RATE)
     rng = np.random.default_rng(0)
     batch = {
         "image": rng.integers(0, 256, (4, 8, 8, 3), np.uint8),
@@ -55,7 +49,7 @@ def prepare(task_devices=1, **changes):
             t: rng.integers(0, k, 4).astype(np.int32) for t, k in CLASSES.items()
         },
     }
-    return mapped, state, put_batch(batch, mesh)
+    return program.train_step(), program.new_state(0), put_batch(batch, mesh)
 
 
 def flat(tree):

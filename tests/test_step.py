@@ -17,6 +17,7 @@ from crl_jax.devices import check_batch_size, make_mesh, put_batch
 from crl_jax.errors import UserError
 from crl_jax.kinds import Categorical
 from crl_jax.models.network import DATA_AXIS, TASK_AXIS
+from crl_jax.program import Program
 
 CLASSES = {"noun": 4, "anp": 7}
 KINDS = {t: Categorical(tuple(map(str, range(k)))) for t, k in CLASSES.items()}
@@ -37,8 +38,9 @@ def make(**changes):
     network = models.build(config, CLASSES)
     rate = optim.learning_rate(config.optim, 10)
     optimizer = optim.make(config.optim, rate, step.gradient_norm(network))
+    key = jax.random.key(0)
     state = jax.jit(
-        lambda: train_state.create_state(network, optimizer, config, KINDS)
+        lambda: train_state.create_state(network, optimizer, config, KINDS, key)
     )()
     train_step = step.make_train_step(network, optimizer, config, KINDS)
     return config, network, train_step, state
@@ -109,14 +111,8 @@ def test_tasks_divided_over_devices_agree_with_one_device(changes):
     grid = np.array(jax.devices()[: 2 * data_devices]).reshape(data_devices, 2)
     mesh = Mesh(grid, (DATA_AXIS, TASK_AXIS))
     rate = optim.learning_rate(config.optim, 10)
-    optimizer = optim.make(config.optim, rate, step.gradient_norm(network))
-    abstract = train_state.abstract_state(network, optimizer, config, KINDS, mesh)
-    divided = train_state.create(network, optimizer, config, KINDS, abstract)
-    mapped = step.map_train_step(
-        step.make_train_step(network, optimizer, config, KINDS),
-        mesh,
-        train_state.partition_specs(abstract),
-    )
+    program = Program(config, KINDS, network, mesh, rate)
+    divided, mapped = program.new_state(0), program.train_step()
     for _ in range(2):
         divided, _ = mapped(divided, put_batch(make_batch(), mesh))
     for layer, arrays in divided.variables["params"].items():
@@ -126,12 +122,7 @@ def test_tasks_divided_over_devices_agree_with_one_device(changes):
             assert own[0] * parts == leaf.shape[0]
     assert_close(one, jax.device_get(divided), 2e-5)
 
-    evaluate = step.map_eval_step(
-        step.make_eval_step(network, KINDS),
-        mesh,
-        train_state.partition_specs(abstract.evaluated),
-    )
-    sums, logits = evaluate(divided.evaluated, put_batch(make_batch(), mesh))
+    sums, logits = program.eval_step(divided.evaluated, put_batch(make_batch(), mesh))
     whole = network.clone(task_devices=1)
     expected = jax.jit(whole.apply)(one.evaluated, make_batch()["image"])
     assert_close(expected, jax.device_get(logits), 1e-4)
@@ -218,19 +209,15 @@ def test_masked_mean_is_over_all_devices_however_labels_are_spread():
 @pytest.mark.parametrize("task_devices", [1, 2])
 def test_stages_computed_again_change_no_number_and_save_memory(task_devices):
     def mapped(remat):
-        config, network, train_step, state = make(
+        config, network, _, _ = make(
             **{"model.remat": remat, "train.task_devices": task_devices}
         )
         grid = np.array(jax.devices()[:task_devices]).reshape(1, task_devices)
         mesh = Mesh(grid, (DATA_AXIS, TASK_AXIS))
-        optimizer = optim.make(config.optim, lambda _: 0.1, step.gradient_norm(network))
-        abstract = train_state.abstract_state(network, optimizer, config, KINDS, mesh)
-        state = train_state.create(network, optimizer, config, KINDS, abstract)
-        batch = put_batch(make_batch(), mesh)
-        specs = train_state.partition_specs(abstract)
-        program = step.map_train_step(train_step, mesh, specs).lower(state, batch)
-        program = program.compile()
-        return program.memory_analysis().temp_size_in_bytes, program(state, batch)
+        program = Program(config, KINDS, network, mesh, lambda _: 0.1)
+        state, batch = program.new_state(0), put_batch(make_batch(), mesh)
+        compiled = program.train_step().lower(state, batch).compile()
+        return compiled.memory_analysis().temp_size_in_bytes, compiled(state, batch)
 
     kept, (expected, _) = mapped(())
     again, (state, _) = mapped((2, 3, 4, 5))

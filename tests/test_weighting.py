@@ -15,15 +15,13 @@ from crl_jax import (
     devices,
     models,
     networks,
-    optim,
-    step,
-    train_state,
     weighting,
 )
 from crl_jax.config import default
 from crl_jax.errors import UserError
 from crl_jax.kinds import Categorical
 from crl_jax.models.network import DATA_AXIS, TASK_AXIS
+from crl_jax.program import Program
 from crl_jax.train import train
 from crl_jax.weighting.by_gradients import CAGrad, GradNorm, PCGrad
 from crl_jax.weighting.by_losses import DynamicWeightAverage, GeometricMean, Uncertainty
@@ -207,18 +205,12 @@ def make_config(name, **changes):
 def step_of(config, batch, devices_of_mesh):
     """The state before and after one step, on NumPy's side."""
     network = models.build(config, CLASSES)
-    optimizer = optim.make(config.optim, lambda _: 0.1, step.gradient_norm(network))
     grid = np.array(jax.devices()[: np.prod(devices_of_mesh)]).reshape(devices_of_mesh)
     mesh = Mesh(grid, (DATA_AXIS, TASK_AXIS))
-    abstract = train_state.abstract_state(network, optimizer, config, KINDS, mesh)
-    state = train_state.create(network, optimizer, config, KINDS, abstract)
+    program = Program(config, KINDS, network, mesh, lambda _: 0.1)
+    state = program.new_state(0)
     before = jax.device_get(state)
-    mapped = step.map_train_step(
-        step.make_train_step(network, optimizer, config, KINDS),
-        mesh,
-        train_state.partition_specs(abstract),
-    )
-    after, report = mapped(state, devices.put_batch(batch, mesh))
+    after, report = program.train_step()(state, devices.put_batch(batch, mesh))
     return network, before, jax.device_get(after), jax.device_get(report)
 
 

@@ -12,7 +12,9 @@ from crl_jax.comparison.results import Results, write_csv
 from crl_jax.terminal import console
 
 
-def compare(what: Plan, workdir: Path, arguments: Sequence[str]) -> Results:
+def compare(
+    what: Plan, workdir: Path, arguments: Sequence[str], together: int = 0
+) -> Results:
     """Trains what is missing in `workdir`, and writes what came out.
 
     It writes `results.csv`, `report.md` and `report.html`, the latter with all drawings
@@ -22,6 +24,7 @@ def compare(what: Plan, workdir: Path, arguments: Sequence[str]) -> Results:
       what: the plan.
       workdir: the comparison's folder.
       arguments: of the command, for the report.
+      together: how many seeds to train as one program; 0: as many as pay.
 
     Raises:
       UserError: a mistake in the config, the data or the folder.
@@ -30,7 +33,7 @@ def compare(what: Plan, workdir: Path, arguments: Sequence[str]) -> Results:
     # All runs are looked at before any is trained.
     planned = runs.plan_runs(what, workdir)
 
-    runs.train_missing(planned)
+    runs.train_missing(planned, together)
     outcomes = [runs.read_outcome(run) for run in planned]
     costs = measure_all(planned, workdir)
 

@@ -11,21 +11,13 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from crl_jax import (
-    costs,
-    devices,
-    json_files,
-    models,
-    optim,
-    step,
-    train_state,
-    workdir,
-)
+from crl_jax import costs, devices, json_files, models, workdir
 from crl_jax.comparison.plan import Variant
 from crl_jax.comparison.runs import PlannedRun
 from crl_jax.data import Batch
 from crl_jax.errors import UserError
 from crl_jax.kinds import Kinds, widths
+from crl_jax.program import Program
 from crl_jax.terminal import console
 
 _WARM_UP, STEPS = 2, 20
@@ -89,30 +81,23 @@ def measure(run: workdir.Run) -> Measurement:
     """Measures the train step of a run on random pictures, on all devices."""
     config = run.config
     classes = widths(run.kinds)
-    network = models.build(config, classes)
     mesh = devices.make_mesh(config.train.task_devices, len(classes))
     devices.check_batch_size(config, mesh)
-    optimizer = optim.make(
-        config.optim, lambda count: 1e-6, step.gradient_norm(network)
-    )
-    abstract = train_state.abstract_state(network, optimizer, config, run.kinds, mesh)
-    train_step: Any = step.map_train_step(
-        step.make_train_step(network, optimizer, config, run.kinds),
-        mesh,
-        train_state.partition_specs(abstract),
-    )
-    state = train_state.create(network, optimizer, config, run.kinds, abstract)
+    network = models.build(config, classes)
+    program = Program(config, run.kinds, network, mesh, lambda count: 1e-6)
+    train_step: Any = program.train_step()
+    state = program.new_state(config.train.seed)
     batch = devices.put_batch(_random_batch(config.data, run.kinds), mesh)
-    program = train_step.lower(state, batch).compile()
+    compiled = train_step.lower(state, batch).compile()
 
     seconds = []
     for _ in range(_WARM_UP + STEPS):
         start = time.perf_counter()
-        state, report = program(state, batch)
+        state, report = compiled(state, batch)
         jax.block_until_ready((state, report))
         seconds.append(time.perf_counter() - start)
     cost = costs.cost(config, classes)
-    memory = program.memory_analysis()
+    memory = compiled.memory_analysis()
     return Measurement(
         parameters=cost.total,
         flops=cost.flops,

@@ -5,12 +5,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from crl_jax import config_check, metrics, models, networks, weighting, workdir
+import jax
+
+from crl_jax import (
+    config_check,
+    costs,
+    metrics,
+    models,
+    networks,
+    weighting,
+    workdir,
+)
 from crl_jax.comparison.plan import Plan, Variant
 from crl_jax.data import source
 from crl_jax.errors import UserError
+from crl_jax.kinds import widths
 from crl_jax.terminal import console
-from crl_jax.train import train
+from crl_jax.train import train_seeds
 
 
 @dataclass(frozen=True)
@@ -77,20 +88,50 @@ def plan_runs(plan: Plan, directory: Path) -> list[PlannedRun]:
     return sorted(planned, key=lambda run: run.seed)
 
 
-def train_missing(planned: list[PlannedRun]) -> None:
-    """Trains the runs that are not done, one after another; stopped ones go on.
+def train_missing(planned: list[PlannedRun], together: int) -> None:
+    """Trains the runs that are not done; stopped ones go on.
+
+    Args:
+      planned: from `plan_runs`.
+      together: how many runs of a variant are trained as one program; 0: as many as pay
+        on these devices.
 
     Raises:
       UserError: see `train.train`.
       Stopped: a signal asked for it.
     """
     missing = [run for run in planned if not workdir.is_done(run.folder)]
-    for number, run in enumerate(missing, start=1):
+    count, done = len(missing), 0
+    while missing:
+        first = missing[0]
+        size = together or seeds_at_once(first.run)
+        chosen = [run for run in missing if run.variant == first.variant][:size]
+        seeds = ", ".join(str(run.seed) for run in chosen)
+        last = f" to {done + len(chosen)}" if len(chosen) > 1 else ""
         console.print(
-            f"{run.variant.label}, seed {run.seed}: run {number} of {len(missing)}",
+            f"{first.variant.label}, seed {seeds}: run {done + 1}{last} of {count}",
             soft_wrap=True,
         )
-        train(run.run.config, run.folder)
+        train_seeds(first.run.config, {run.seed: run.folder for run in chosen})
+        missing = [run for run in missing if run not in chosen]
+        done += len(chosen)
+
+
+def seeds_at_once(run: workdir.Run) -> int:
+    """Returns how many runs of this kind to train as one program, if they are there.
+
+    On an accelerator a small network leaves most of it idle; as many are taken as use
+    half of its memory, by what is known of shapes alone. A CPU is busy with one.
+    """
+    device = jax.local_devices()[0]
+    if device.platform == "cpu":
+        return 1
+    limit = (device.memory_stats() or {}).get("bytes_limit", 0)
+    cost = costs.cost(run.config, widths(run.kinds))
+    examples = run.config.data.batch_size / jax.device_count()
+    # Parameters, gradient, and two moments and an average; float32.
+    needed = 5 * 4 * cost.total + examples * cost.activation_bytes
+    return max(1, int(limit / 2 / needed))
 
 
 def read_outcome(run: PlannedRun) -> Outcome:

@@ -5,7 +5,7 @@ so a run resumes at any step at once, and reads the same bits.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -61,6 +61,25 @@ def train_batches(
     left_out = _none_left_out(config, config.data.train_split, records, decode)
     steps = range(first_step, np.iinfo(np.int64).max)
     return iter(_Batches(source, records, steps, numbers, left_out))
+
+
+def side_by_side(streams: Sequence[Iterator[Batch]]) -> Iterator[Batch]:
+    """Returns the batches of several runs as one, with a first axis of runs.
+
+    One alone stays as it is.
+    """
+    if len(streams) == 1:
+        return streams[0]
+    return (
+        {
+            "image": np.stack([batch["image"] for batch in batches]),
+            "labels": jax.tree.map(
+                lambda *labels: np.stack(labels),
+                *[batch["labels"] for batch in batches],
+            ),
+        }
+        for batches in zip(*streams, strict=True)
+    )
 
 
 def eval_batches(source: Source, config: ConfigDict, split: str) -> Iterable[Batch]:

@@ -1,0 +1,174 @@
+"""What one run keeps in its folder while it trains: checkpoints, log and result."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from crl_jax import devices, evaluation, metrics, start, step, workdir
+from crl_jax.checkpoints import Checkpoints
+from crl_jax.data import Batch, stream
+from crl_jax.data.source import Source
+from crl_jax.errors import UserError
+from crl_jax.logs import MetricsLog, NoLog
+from crl_jax.program import Program
+from crl_jax.schedule import Schedule
+from crl_jax.stopping import stop_at_broken_step
+from crl_jax.terminal import console
+from crl_jax.train_state import TrainState
+
+
+class Record:
+    """The folder of one run.
+
+    Attributes:
+      folder: of the run.
+      config: a checked config.
+      first: steps that were done when it was opened.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        config: ConfigDict,
+        program: Program,
+        schedule: Schedule,
+        name: str,
+    ) -> None:
+        """Finds where the run stands: at its newest checkpoint, or at the beginning.
+
+        Args:
+          folder: of the run.
+          config: a checked config.
+          program: of the config.
+          schedule: of the config.
+          name: before what is printed, if it is one run of several.
+
+        Raises:
+          UserError: the folder cannot be written, no checkpoint in it is whole, or the
+            weights to start from do not fit.
+        """
+        self.folder, self.config = folder, config
+        self._program, self._schedule, self._name = program, schedule, name
+        self._checkpoints = Checkpoints(folder)
+        self.first, state = self._checkpoints.restore_latest(program.abstract_state)
+        if state is None:
+            state = program.new_state(config.train.seed)
+            state = start.from_weights(state, config, program.network, program.mesh)
+        else:
+            console.print(
+                f"Going on at step {self.first:,} of {schedule.steps:,} in {folder}."
+            )
+        self._start: list[TrainState] = [state]
+        writes = devices.is_first()
+        self._log = MetricsLog(folder, program.kinds, self.first) if writes else NoLog()
+        self._skipped = 0
+        self._score: float | None = None
+
+    def take_start(self) -> TrainState:
+        """Returns the state to go on from; once, since the next step uses it up."""
+        return self._start.pop()
+
+    def log_training(self, number: int, sums: metrics.Sums, report: step.Report) -> str:
+        """Writes the measures of the training since the last row, and returns them.
+
+        Args:
+          number: of the last step.
+          sums: of the steps.
+          report: of the last step.
+        """
+        result = metrics.means([sums], self._program.kinds)
+        self._skipped = int(report["skipped"])
+        for task, weight in report["weights"].items():
+            result[task]["weight"] = float(weight)
+        return self._write(number, "train", result)
+
+    def validate(self, number: int, variables: Any, batches: Iterable[Batch]) -> str:
+        """Evaluates on the validation split, writes the measures and returns them.
+
+        Args:
+          number: of the last step.
+          variables: of the network.
+          batches: of the split.
+        """
+        result = self._evaluate(variables, batches)
+        kinds, best_by = self._program.kinds, self.config.train.best_by
+        self._score = metrics.score(result, kinds, best_by)
+        return self._write(number, "val", result)
+
+    def _evaluate(self, variables: Any, batches: Iterable[Batch]) -> metrics.Means:
+        program = self._program
+        return evaluation.evaluate_batches(
+            program.eval_step, variables, batches, program.mesh, program.kinds
+        )
+
+    def _write(self, number: int, split: str, result: metrics.Means) -> str:
+        epoch = self._schedule.epoch(number)
+        rate = float(self._program.learning_rate(number - 1))
+        self._log.write(number, epoch, split, result, rate, self._skipped)
+        return self._name + metrics.in_a_line(result, self._program.kinds)
+
+    def save(self, number: int, state: TrainState) -> None:
+        """Begins to write a checkpoint, with its score if it has just been validated.
+
+        Args:
+          number: of the last step.
+          state: after it.
+        """
+        self._checkpoints.save(state, number, self._score)
+        self._score = None
+
+    def wait(self) -> int | None:
+        """Waits until all is written; returns the step of the newest checkpoint."""
+        self._checkpoints.wait()
+        return self._checkpoints.latest
+
+    def save_broken_step(
+        self, number: int, report: step.Report, state: TrainState, data: Source
+    ) -> UserError:
+        """Saves what is needed to look into a step whose numbers are none.
+
+        Args:
+          number: of the step.
+          report: of the step.
+          state: which no step since the one before it has changed.
+          data: of the run.
+
+        Returns:
+          What to raise.
+        """
+        self._checkpoints.save(state.replace(skipped=0 * state.skipped), number - 1)
+        batch = next(iter(stream.train_batches(data, self.config, number - 1)))
+        files = [name.decode("utf-8") for name in batch["file"]]
+        return stop_at_broken_step(self.folder, number, report, files)
+
+    def finish(
+        self, state: TrainState, split: str, batches: Iterable[Batch]
+    ) -> metrics.Means:
+        """Evaluates the best checkpoint, prints and writes the result.
+
+        Args:
+          state: after the last step.
+          split: one that chose nothing, if there is one.
+          batches: of the split.
+
+        Raises:
+          UserError: the last checkpoint could not be written.
+        """
+        program, steps = self._program, self._schedule.steps
+        self._checkpoints.wait()
+        best, best_state = self._checkpoints.restore_best(program.abstract_state)
+        if best_state is None:  # none could be written
+            best, best_state = steps, state
+        result = self._evaluate(best_state.evaluated, batches)
+        evaluation.print_result(result, program.kinds, split, best)
+        if devices.is_first():
+            workdir.write_result(self.folder, split, best, result)
+        self._checkpoints.check_saved(steps)
+        return result
+
+    def close(self) -> None:
+        """Closes the files, once all is written."""
+        self._log.close()
+        self._checkpoints.close()
