@@ -13,7 +13,6 @@ import os
 import subprocess
 import sys
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 from benchmarks import turns
@@ -24,21 +23,14 @@ CLASSES = {f"task{t}": 10 for t in range(4)}
 
 def main() -> None:
     """Measures, and prints a table."""
-    verb = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    verb = turns.parser(__doc__, depth=18, size=64, batch=32, repeats=7)
     add = verb.add_argument
-    add("--depth", type=int, default=18)
-    add("--size", type=int, default=64, help="rows and columns of a picture")
-    add("--batch", type=int, default=32, help="of all devices together")
     add(
         "--meshes",
         nargs="+",
         default=["1x1", "2x1", "4x1", "8x1", "1x2", "2x2", "1x4", "2x4"],
         help="devices for the data x devices for the tasks",
     )
-    add("--repeats", type=int, default=7)
-    add("--json", type=Path, metavar="FILE", help="to write the measurements to")
     add("--worker", metavar="MESH", help="be the process of this mesh")
     arguments = verb.parse_args()
     if arguments.worker:
@@ -67,12 +59,9 @@ class Worker:
     def __init__(self, arguments: argparse.Namespace, mesh: str) -> None:
         data, tasks = map(int, mesh.split("x"))
         flag = f"--xla_force_host_platform_device_count={data * tasks}"
-        names = ("depth", "size", "batch")
+        command = [sys.executable, "-m", "benchmarks.scaling", f"--worker={mesh}"]
         self._process: Any = subprocess.Popen(
-            [
-                *(sys.executable, "-m", "benchmarks.scaling", f"--worker={mesh}"),
-                *(f"--{name}={getattr(arguments, name)}" for name in names),
-            ],
+            [*command, *turns.network_flags(arguments)],
             env=os.environ | {"XLA_FLAGS": flag, "JAX_PLATFORMS": "cpu"},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

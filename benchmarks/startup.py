@@ -15,7 +15,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from benchmarks import turns
@@ -28,22 +27,15 @@ ANSWERS = {
     ],
 }
 
-
 Phases = dict[str, tuple[float, float]]  # {name: seconds, and those of all cores}
 
 
 def main() -> None:
     """Measures, and prints a table."""
-    verb = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    verb = turns.parser(__doc__, depth=50, size=224, batch=8, repeats=3)
+    verb.add_argument(
+        "--start", action="store_true", help="be one of the processes measured"
     )
-    add = verb.add_argument
-    add("--depth", type=int, default=50)
-    add("--size", type=int, default=224, help="rows and columns of a picture")
-    add("--batch", type=int, default=8)
-    add("--repeats", type=int, default=3)
-    add("--json", type=Path, metavar="FILE", help="to write the measurements to")
-    add("--start", action="store_true", help="be one of the processes measured")
     arguments = verb.parse_args()
     if arguments.start:
         print(json.dumps(start(arguments)))
@@ -71,12 +63,9 @@ def answer(flags: list[str]) -> float:
 
 def started(arguments: argparse.Namespace, cache: str) -> Phases:
     """Returns what `start` measures in a process with this compilation cache."""
-    names = ("depth", "size", "batch")
+    command = [sys.executable, "-m", "benchmarks.startup", "--start"]
     done = subprocess.run(
-        [
-            *(sys.executable, "-m", "benchmarks.startup", "--start"),
-            *(f"--{name}={getattr(arguments, name)}" for name in names),
-        ],
+        [*command, *turns.network_flags(arguments)],
         env=os.environ | {"JAX_COMPILATION_CACHE_DIR": cache},
         check=True,
         stdout=subprocess.PIPE,

@@ -11,7 +11,6 @@ import argparse
 import importlib.util
 import statistics
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -42,15 +41,7 @@ Contestants = dict[str, Callable[[], object]]
 
 def main() -> None:
     """Measures, and prints a table."""
-    verb = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add = verb.add_argument
-    add("--depth", type=int, default=50)
-    add("--size", type=int, default=224, help="rows and columns of a picture")
-    add("--batch", type=int, default=8)
-    add("--repeats", type=int, default=11)
-    add("--json", type=Path, metavar="FILE", help="to write the measurements to")
+    verb = turns.parser(__doc__, depth=50, size=224, batch=8, repeats=11)
     arguments = verb.parse_args()
 
     devices.start()

@@ -11,7 +11,6 @@ import argparse
 import functools
 import statistics
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -31,18 +30,11 @@ Program = Callable[[], object]
 
 def main() -> None:
     """Measures, and prints three tables."""
-    verb = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    verb = turns.parser(__doc__, depth=50, size=224, batch=8, repeats=11)
     add = verb.add_argument
-    add("--depth", type=int, default=50)
-    add("--size", type=int, default=224, help="rows and columns of a picture")
-    add("--batch", type=int, default=8)
     add("--width", type=float, default=1.0, help="multiplies the channels")
     add("--tasks", type=int, default=3, help="of the first two tables")
     add("--counts", type=int, nargs="+", default=[1, 2, 4, 8], help="of the third")
-    add("--repeats", type=int, default=11)
-    add("--json", type=Path, metavar="FILE", help="to write the measurements to")
     arguments = verb.parse_args()
     devices.start()
     content = {

@@ -1,5 +1,6 @@
 """Measuring several things in turns, so that a busy machine is busy for each."""
 
+import argparse
 import json
 import os
 import statistics
@@ -7,11 +8,31 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-import jax
-
 CORES = len(os.sched_getaffinity(0))
 
 Seconds = dict[str, list[float]]  # {name: one measurement a turn}
+
+
+def parser(
+    description: str | None, depth: int, size: int, batch: int, repeats: int
+) -> argparse.ArgumentParser:
+    """Returns the flags of a benchmark of networks, with these defaults."""
+    verb = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = verb.add_argument
+    add("--depth", type=int, default=depth)
+    add("--size", type=int, default=size, help="rows and columns of a picture")
+    add("--batch", type=int, default=batch, help="over all devices")
+    add("--repeats", type=int, default=repeats)
+    add("--json", type=Path, metavar="FILE", help="to write the measurements to")
+    return verb
+
+
+def network_flags(arguments: argparse.Namespace) -> list[str]:
+    """Returns the flags of the same network, for a process of its own."""
+    names = ("depth", "size", "batch")
+    return [f"--{name}={getattr(arguments, name)}" for name in names]
 
 
 def measure(
@@ -26,6 +47,8 @@ def measure(
     Returns:
       Wall-clock seconds, and seconds of all cores together.
     """
+    import jax  # only here: `startup` measures how long that takes
+
     wall: Seconds = {name: [] for name in contestants}
     cpu: Seconds = {name: [] for name in contestants}
     for turn in range(repeats + 1):

@@ -45,10 +45,8 @@ def default() -> ConfigDict:
     config.data.batch_size = 128  # over all devices
     config.data.augment = "random_resized_crop"  # or pad_and_crop, none
     config.data.flip = True  # mirror half of the training pictures
-    config.data.sampling = (
-        "uniform"  # or balanced, square_root, over the classes of ...
-    )
-    config.data.sampling_task = ""  # ... this task
+    config.data.sampling = "uniform"  # or balanced, square_root, over the classes ...
+    config.data.sampling_task = ""  # ... of this task
     config.data.max_undecodable = 0.05  # share of pictures that may be left out
     config.data.eval_crop = 0.875  # side of the centre crop, of the shorter side
     config.data.mean = (0.485, 0.456, 0.406)  # of the channels, on a 0-1 scale

@@ -8,7 +8,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from crl_jax import config_conflicts
+from crl_jax import config_conflicts, config_tasks
 from crl_jax.config import default, default_task, fields, in_order
 from crl_jax.errors import UserError
 
@@ -30,10 +30,6 @@ _CHOICES = {
         *("gradnorm", "pcgrad", "cagrad"),
     ),
     "optim.schedule": ("cosine", "step", "constant"),
-}
-TASK_CHOICES = {
-    "kind": ("categorical", "multilabel", "regression"),
-    "loss": ("huber", "squared"),
 }
 _POSITIVE = (
     "model.width",
@@ -109,10 +105,10 @@ def expected_value(name: str) -> Any:
     known = dict(fields(default()))
     *group, field = name.split(".")
     if group[:-1] == ["tasks"]:
-        _check_task_name(group[-1])
+        config_tasks.check_name(group[-1])
         known |= {f"tasks.{group[-1]}.{k}": v for k, v in default_task().items()}
     if group == ["data", "tasks"]:
-        _check_task_name(field)
+        config_tasks.check_name(field)
         known[name] = ""
     if name in known:
         return known[name]
@@ -122,14 +118,6 @@ def expected_value(name: str) -> Any:
             f"config.{name} is a group of fields, not a value: set config.{name}.X."
         )
     raise UserError(f"config.{name} does not exist.{_nearest(name, [*known, *groups])}")
-
-
-def _check_task_name(task: str) -> None:
-    if not (task.isidentifier() and task.isascii()) or task == "joint":
-        raise UserError(
-            f"Task name {task!r}: use letters, digits and underscores, and begin with "
-            "a letter; 'joint' means all tasks at once."
-        )
 
 
 def _check_type(name: str, value: Any) -> None:
@@ -158,7 +146,7 @@ def _same_type(value: Any, expected: Any) -> bool:
         return isinstance(value, (int, float)) and math.isfinite(value)
     if isinstance(expected, tuple):
         return isinstance(value, (tuple, list)) and all(
-            isinstance(v, (int, float)) and not isinstance(v, bool) for v in value
+            _same_type(v, 0.0) for v in value
         )
     return isinstance(value, type(expected))
 
@@ -205,42 +193,8 @@ def _check_values(config: ConfigDict) -> None:
             f"config.optim.decay_at is {config.optim.decay_at}; all must be between 0 "
             "and 1."
         )
-    _check_tasks(config)
+    config_tasks.check(config)
     config_conflicts.check(config)
-
-
-def _check_tasks(config: ConfigDict) -> None:
-    for task, settings in config.tasks.items():
-        _check_task(f"config.tasks.{task}", settings)
-
-
-def _check_task(name: str, settings: ConfigDict) -> None:
-    for field, choices in TASK_CHOICES.items():
-        if settings[field] not in choices:
-            raise UserError(
-                f"{name}.{field} is {settings[field]!r}; it can be: "
-                f"{', '.join(choices)}."
-            )
-    if settings.weight < 0:
-        raise UserError(f"{name}.weight is {settings.weight}; it cannot be below 0.")
-    if settings.kind == "regression":
-        if settings.classes:
-            raise UserError(
-                f"{name}.classes is {settings.classes}, but a regression has no "
-                "classes: leave it at 0."
-            )
-        return
-    if settings.loss != default_task().loss:
-        raise UserError(
-            f"{name}.loss={settings.loss} is for a regression, and the task is "
-            f"{settings.kind}: leave it out, or set {name}.kind=regression."
-        )
-    least = 2 if settings.kind == "categorical" else 1
-    if settings.classes and settings.classes < least:
-        raise UserError(
-            f"{name}.classes is {settings.classes}; it must be {least} or more, or 0 "
-            "to take it from the data."
-        )
 
 
 def set_field(config: ConfigDict, name: str, value: Any) -> None:
@@ -270,7 +224,7 @@ def with_tasks(config: ConfigDict, widths: Mapping[str, int]) -> ConfigDict:
         of classes than the data has.
     """
     for task in widths:
-        _check_task_name(task)
+        config_tasks.check_name(task)
     for task, settings in config.tasks.items():
         if task not in widths:
             raise UserError(

@@ -30,9 +30,10 @@ def learning_rate(config: ConfigDict, steps: int) -> LearningRate:
     if config.schedule == "cosine":
         after = optax.cosine_decay_schedule(peak, steps - warmup_steps)
     elif config.schedule == "step":
-        boundaries = {
-            round(s * steps) - warmup_steps: config.decay_by for s in config.decay_at
-        }
+        boundaries: dict[int, float] = {}
+        for share in config.decay_at:  # two may fall on the same step
+            step = round(share * steps) - warmup_steps
+            boundaries[step] = boundaries.get(step, 1.0) * config.decay_by
         after = optax.piecewise_constant_schedule(peak, boundaries)
     else:
         after = optax.constant_schedule(peak)

@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 
 from crl_jax import trained, workdir
 from crl_jax.models import MultitaskResNet, pretrained
+from crl_jax.models.imported import describe
 from crl_jax.models.transfer import transfer
 from crl_jax.terminal import console
 from crl_jax.train_state import TrainState
@@ -50,7 +51,7 @@ def from_weights(
         found = transfer(origin, other.network, there, network, here)
     else:
         found = pretrained.load(path, network, here)
-    console.print(pretrained.describe(found, origin), soft_wrap=True)
+    console.print(describe(found, origin), soft_wrap=True)
     variables = jax.tree.map(
         lambda x, old: jax.device_put(x, old.sharding), found.variables, state.variables
     )

@@ -7,16 +7,15 @@ import math
 import os
 import platform
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
 
 from crl_jax import config as config_lib
-from crl_jax import config_check, kinds
+from crl_jax import config_check, json_files, kinds
 from crl_jax.errors import UserError
 from crl_jax.kinds import Kinds, class_names
 
@@ -78,9 +77,9 @@ def claim(workdir: Path, run: Run) -> Iterator[None]:
                 content["data"][name] = str(Path(content["data"][name]).resolve())
         known = {task: kind.known for task, kind in run.kinds.items()}
         with writing(workdir):
-            _write_json(workdir / "classes.json", known)
-            _write_json(workdir / "data.json", {"identity": run.data})
-            _write_json(workdir / "config.json", content)
+            json_files.write(workdir / "classes.json", known)
+            json_files.write(workdir / "data.json", {"identity": run.data})
+            json_files.write(workdir / "config.json", content)
         yield
 
 
@@ -140,10 +139,7 @@ def check_free(workdir: Path, run: Run) -> None:
     old = read(workdir)
     changed = config_lib.differences(old.config, run.config)
     if changed := [name for name in changed if name not in FREE]:
-        there, now = (
-            dict(config_lib.fields(old.config)),
-            dict(config_lib.fields(run.config)),
-        )
+        there, now = (dict(config_lib.fields(of.config)) for of in (old, run))
         listed = "\n".join(
             f"  config.{name}: {there.get(name)!r} there, {now.get(name)!r} now"
             for name in changed
@@ -191,15 +187,15 @@ def read(workdir: Path) -> Run:
             f"--workdir={workdir} holds no run (no config.json): train one with "
             f"`python -m crl_jax.main --config=... --workdir={workdir}`."
         )
-    content = _read_json(workdir / "config.json")
+    content = json_files.read(workdir / "config.json")
     if "crl_jax" in content:  # see inference/exported.py
         raise UserError(
             f"--workdir={workdir} holds an exported network, which predict and demo "
             "read: give the folder of its run."
         )
     config = config_check.check(config_lib.from_dict(content))
-    known = _read_json(workdir / "classes.json")
-    data = _read_json(workdir / "data.json").get("identity", "")
+    known = json_files.read(workdir / "classes.json")
+    data = json_files.read(workdir / "data.json").get("identity", "")
     try:
         return Run(config, kinds.from_known(config, known), data)
     except (TypeError, ValueError, KeyError) as error:
@@ -217,17 +213,31 @@ def write_combinations(
     Args:
       workdir: the run's folder.
       combinations: `[N, T]`, from `labels.combinations`.
-      weights: of each task in the joint answer, if they were chosen.
+      weights: of each task in the joint answer; None: those that were chosen before, if
+        the run goes on.
+
+    Raises:
+      UserError: `workdir` cannot be written.
     """
+    if weights is None and has_checkpoint(workdir):
+        with suppress(UserError):  # what is damaged is written anew
+            weights = read_combinations(workdir)[1]
     content = {"combinations": combinations.tolist(), "weights": dict(weights or {})}
-    _write_json(workdir / "combinations.json", content, None)
+    with writing(workdir):
+        json_files.write(workdir / "combinations.json", content, None)
 
 
 def read_combinations(workdir: Path) -> tuple[np.ndarray, dict[str, float]]:
-    """Returns what `write_combinations` wrote; empty if there is none."""
+    """Returns what `write_combinations` wrote; empty if there is none.
+
+    Raises:
+      UserError: it is damaged.
+    """
     path = workdir / "combinations.json"
-    content = _read_json(path) if path.exists() else {"combinations": []}
-    return np.array(content["combinations"], np.int64), content.get("weights", {})
+    content = json_files.read(path) if path.exists() else {"combinations": []}
+    with _complete(path):
+        combinations = np.array(content["combinations"], np.int64)
+        return combinations, dict(content.get("weights", {}))
 
 
 def write_result(
@@ -247,7 +257,7 @@ def write_result(
     }
     content = {"split": split, "step": step, "result": numbers}
     with writing(workdir):
-        _write_json(workdir / "result.json", content)
+        json_files.write(workdir / "result.json", content)
 
 
 def has_checkpoint(workdir: Path) -> bool:
@@ -267,40 +277,22 @@ def read_result(workdir: Path) -> tuple[int, dict[str, dict[str, float]]]:
     Raises:
       UserError: there is no result, or it is damaged.
     """
-    content = _read_json(workdir / "result.json")
-    try:
+    path = workdir / "result.json"
+    content = json_files.read(path)
+    with _complete(path):
         return content["step"], {
             task: {name: math.nan if v is None else v for name, v in values.items()}
             for task, values in content["result"].items()
         }
-    except (KeyError, AttributeError) as error:
-        raise UserError(
-            f"{workdir / 'result.json'} is damaged: delete it, and the command that "
-            "trained the run writes it again."
-        ) from error
 
 
-def _write_json(path: Path, content: object, indent: int | None = 2) -> None:
-    partial = path.with_suffix(".partial")
-    with partial.open("w", encoding="utf-8") as file:
-        json.dump(content, file, indent=indent, ensure_ascii=False)
-        # A disk that fails now must not leave an empty file under the right name.
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
+@contextmanager
+def _complete(path: Path) -> Iterator[None]:
+    """Turns what a file lacks that training writes anew into a `UserError`."""
     try:
-        content = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
+        yield
+    except (KeyError, AttributeError, TypeError, ValueError) as error:
         raise UserError(
-            f"{path} cannot be read ({error}). Bring it back from a copy, or train in "
-            "another --workdir."
+            f"{path} is damaged: delete it, and the command that trained the run "
+            "writes it again."
         ) from error
-    if not isinstance(content, dict):
-        raise UserError(
-            f"{path} is damaged: it holds no names and values. Bring it back from a "
-            "copy, or train in another --workdir."
-        )
-    return content

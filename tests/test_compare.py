@@ -277,10 +277,11 @@ def test_the_report_says_all_that_was_asked(config, tmp_path):
     cost = measurements.Measurement(1000, 2e9, 0.02, 3_000_000, "1 cpu")
     grids = {"res5b": np.array([[1, 0.2], [-0.1, 1]])}
     weights = CrossWeights(TASKS, grids, "the weight")
+    nowhere = CrossWeights(TASKS, {}, "the weight")  # of a network of one branch point
     blocks = report(
         results,
         dict.fromkeys(what.configs, cost),
-        {Variant("X"): weights},
+        {Variant("X"): weights, Variant("X", "model.branch_from", "head"): nowhere},
         ["--config=mine.py", "--seeds=3"],
         tmp_path / "figures",
     )

@@ -107,6 +107,7 @@ def test_fields_are_set_from_text(name, text, value):
         ("data.mean", "(1, 2)", r"mean needs three numbers"),
         ("data.eval_crop", "0", r"eval_crop is 0.*must be above 0"),
         ("data.std", "(1, 0, 1)", r"std.*above 0"),
+        ("data.std", "(1, 1e999, 1)", r"std is \(1, inf, 1\); it must be numbers"),
         ("data.batch_size", "-1", r"batch_size is -1; it must be above 0"),
         ("optim.momentum", "1.5", r"momentum is 1.5; it must be between 0 and 1"),
         ("optim.decay_at", "(0.5, 2)", r"decay_at.*between 0 and 1"),

@@ -1,5 +1,6 @@
 """Exported networks answer as the native one, by the code in their own model card."""
 
+import dataclasses
 import importlib.util
 import json
 import re
@@ -14,8 +15,9 @@ import yaml
 from PIL import Image
 
 import crl_jax
-from crl_jax import export, workdir
+from crl_jax import export, networks, workdir
 from crl_jax.errors import UserError
+from crl_jax.inference import model_card
 
 PROJECT = Path(__file__).parents[1]
 NEEDS = {
@@ -177,6 +179,41 @@ def test_labels_travel_and_paths_do_not(trained, predictor, tmp_path):
         assert str(Path(manifest).parent).encode() not in file.read_bytes()
     preprocessor = json.loads((tmp_path / "preprocessor_config.json").read_text())
     assert preprocessor["size"] == {"height": 16, "width": 16}
+
+
+def test_the_place_of_the_weights_that_it_began_with_does_not_travel(trained, tmp_path):
+    shutil.copytree(trained[0], tmp_path / "run")
+    path = tmp_path / "run" / "config.json"
+    config = json.loads(path.read_text())
+    config["init"]["from"] = "/home/somebody/resnet18.pth"
+    path.write_text(json.dumps(config))
+    export.export(tmp_path / "run", {"format": "stablehlo"}, tmp_path / "out")
+    description = (tmp_path / "out" / "config.json").read_text()
+    assert "somebody" not in description
+    assert json.loads(description)["crl_jax"]["init"]["from"] == "resnet18.pth"
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({}, "a cross-residual multitask ResNet-12, branched from res5b, with cross"),
+        (
+            {"cross.init": 0.0},
+            "label sets: a multitask ResNet-12, branched from res5b. ",
+        ),
+        (
+            {"cross.init": 0.0, "fusion": "nddr"},
+            "a multitask ResNet-12, branched from res5b (the baseline nddr). ",
+        ),
+    ],
+)
+def test_the_card_says_which_network_it_is(predictor, changes, text):
+    config = predictor.trained.run.config
+    for name, value in changes.items():
+        config = networks.with_settings(config, {f"model.{name}": value})
+    run = dataclasses.replace(predictor.trained.run, config=config)
+    trained = dataclasses.replace(predictor.trained, run=run)
+    assert text in model_card.model_card(trained, {}, {"format": "stablehlo"})
 
 
 def test_a_run_that_has_not_ended_is_exported_without_accuracies(trained, tmp_path):

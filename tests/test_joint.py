@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 import crl_jax
-from crl_jax import workdir
+from crl_jax import evaluation, workdir
 from crl_jax.errors import UserError
 from crl_jax.inference import joint
+from crl_jax.train import train
 
 COMBINATIONS = np.array([[0, 0, 0], [0, 1, 1], [1, 0, 2], [1, 2, 3]])
 CLASSES = {"adjective": 2, "noun": 3, "anp": 4}
@@ -22,7 +23,9 @@ def made(rng, count):
     return {t: e / e.sum(axis=1, keepdims=True) for t, e in exponentials.items()}
 
 
-def test_the_answer_is_that_of_a_loop():
+@pytest.mark.parametrize("in_memory", [1, 4 * 7, 2**22])
+def test_the_answer_is_that_of_a_loop(monkeypatch, in_memory):
+    monkeypatch.setattr(joint, "_SCORES", in_memory)
     probabilities = made(np.random.default_rng(0), 20)
     weights = {"adjective": 0.5, "noun": 0.0, "anp": 2.0}
     labels, shares = joint.JointRule(COMBINATIONS, weights).answers(probabilities)
@@ -90,6 +93,53 @@ def test_a_run_keeps_the_weights_and_predicts_with_them(trained, tmp_path, capsy
         ranked = prediction.top("number", 7)
         best = next(name for name, _ in ranked if name in seen)
         assert prediction.joint.labels["number"] == best
+
+
+def test_the_weights_outlast_the_training_command(trained, new_config, tmp_path):
+    """It is what a run that is done, or was stopped, is given again."""
+    directory = tmp_path / "run"
+    shutil.copytree(trained[0], directory)
+    combinations, _ = workdir.read_combinations(directory)
+    weights = {"hue": 0.25, "number": 1.0}
+    workdir.write_combinations(directory, combinations, weights)
+    config = new_config()
+    config.train.eval_every = 3
+    config.optim.learning_rate = 0.02
+    train(config, directory)
+    kept, kept_weights = workdir.read_combinations(directory)
+    np.testing.assert_array_equal(kept, combinations)
+    assert kept_weights == weights
+
+    (directory / "combinations.json").write_text('{"combinations": [[0], [1, 2]]}')
+    with pytest.raises(UserError, match="combinations.json is damaged: delete it"):
+        crl_jax.load(directory)
+    workdir.write_combinations(directory, combinations)
+    assert workdir.read_combinations(directory)[1] == {}
+
+
+def test_weights_are_not_chosen_on_pictures_without_labels(
+    trained, tmp_path, monkeypatch
+):
+    directory = tmp_path / "run"
+    shutil.copytree(trained[0], directory)
+    evaluate_batches = evaluation.evaluate_batches
+
+    def without_hue(eval_step, variables, batches, *others):
+        batches = (
+            batch
+            | {
+                "labels": batch["labels"]
+                | {"hue": np.full_like(batch["labels"]["hue"], -1)}
+            }
+            for batch in batches
+        )
+        return evaluate_batches(eval_step, variables, batches, *others)
+
+    monkeypatch.setattr(evaluation, "evaluate_batches", without_hue)
+    before = (directory / "combinations.json").read_bytes()
+    with pytest.raises(UserError, match="No picture of the split val has all labels"):
+        joint.choose_weights(directory, "test")
+    assert (directory / "combinations.json").read_bytes() == before
 
 
 def test_what_cannot_be_decided_together_is_answered(trained, tmp_path):

@@ -8,7 +8,7 @@ from PIL import Image
 from scipy import stats
 from sklearn import metrics as sklearn_metrics
 
-from crl_jax import config_check, kinds, losses, metrics
+from crl_jax import config_check, config_tasks, kinds, losses, metrics
 from crl_jax.config import default, default_task
 from crl_jax.data.manifest import read_manifest
 from crl_jax.errors import UserError
@@ -50,8 +50,8 @@ def of_batches(kind, batches, name="task"):
 
 
 def test_names_in_the_config_are_those_of_the_code():
-    assert config_check.TASK_CHOICES["kind"] == tuple(kinds.KINDS)
-    assert config_check.TASK_CHOICES["loss"] == tuple(losses.OF_NUMBERS)
+    assert config_tasks.CHOICES["kind"] == tuple(kinds.KINDS)
+    assert config_tasks.CHOICES["loss"] == tuple(losses.OF_NUMBERS)
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
@@ -137,6 +137,12 @@ def test_measures_that_do_not_exist():
     assert nothing["count"] == 0
     assert np.isnan([nothing["map"], nothing["f1"], nothing["loss"]]).all()
     assert np.isnan(of_batches(TAGS, [(logits + np.nan, labels)])["map"])
+
+
+def test_a_prediction_that_is_no_number_is_none_in_json():
+    assert AGE.as_json(np.float32(31.25), 5) == 31.25
+    assert AGE.as_json(np.float32("nan"), 5) is None
+    assert AGE.as_json(np.float32("inf"), 5) is None
 
 
 def test_all_tasks_right_is_over_categorical_ones():

@@ -9,6 +9,7 @@ from flax import traverse_util
 
 from crl_jax.errors import UserError
 from crl_jax.models import MultitaskResNet, pretrained
+from crl_jax.models.imported import describe
 from crl_jax.models.transfer import transfer
 from tests.made_weights import torch_tensors, write_pth
 
@@ -63,7 +64,7 @@ def test_torchvisions_names_and_axes(network, variables, tmp_path, suffix):
     expected = {k for k in traverse_util.flatten_dict(variables) if k[1] != "head"}
     assert set(found.matched) == {"/".join(key) for key in expected}
     assert {name.split("/")[1] for name in found.new} == {"head"}
-    text = pretrained.describe(found, "weights")
+    text = describe(found, "weights")
     assert f"{len(expected)} arrays taken" in text
     assert "Left, heads are new: fc." in text
 
@@ -140,6 +141,19 @@ def test_a_keras_file_that_stands_for_more_than_it_has_is_refused(tmp_path):
     with h5py.File(path, "w") as file:
         file.create_dataset("conv1_conv/a/kernel:0", (7, 7, 3, 64), compression="gzip")
     with pytest.raises(UserError, match=r"kernel:0 is compressed, or lies in another"):
+        pretrained.load(path, network, {})
+
+
+def test_a_keras_bias_of_another_shape_is_refused(tmp_path):
+    h5py = pytest.importorskip("h5py")
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as file:
+        file["conv1_bn/conv1_bn/moving_mean:0"] = np.zeros(64, np.float32)
+        file["conv1_conv/conv1_conv/bias:0"] = np.zeros(32, np.float32)
+    network = MultitaskResNet(CLASSES, depth=50, stride_in="1x1")
+    with pytest.raises(
+        UserError, match=r"conv1_conv/bias is \(32,\), and .*: the file"
+    ):
         pretrained.load(path, network, {})
 
 
@@ -248,6 +262,12 @@ def test_a_task_takes_its_own_branch_from_another_run(network):
     assert "params/head/adjective/kernel" in found.new
     assert "params/res5a_cross/weight" in found.new
     assert "adjective is new: its branch starts as noun's." in found.notes
+    shared = tiny(branch_from="head")
+    fewer = transfer("run", here, init(here), shared, init(shared))
+    assert [name for name in fewer.left if "_cross" in name] == [
+        "params/res5a_cross/weight",
+        "params/res5b_cross/weight",
+    ]
 
 
 @pytest.mark.parametrize("branch_from", ["res4a", "res5b"])

@@ -162,6 +162,20 @@ def test_ticks_are_few_even_and_enclose(low, high):
     np.testing.assert_allclose(steps, steps[0])
 
 
+def test_axes_say_the_numbers_that_they_show():
+    """Those that end at 1, too: only shares are in percent."""
+    numbers = np.array([0.0, 0.5, 1.0])
+    scatter = charts.scatter_chart("score", numbers, numbers)
+    texts = [text.text for text in scatter.iter("text")]
+    assert texts == 2 * ["0", "0.2", "0.4", "0.6", "0.8", "1"] + ["label"]
+    short = charts.line_chart("loss", [charts.Curve("train", [1], [0.5])])
+    assert "100" not in [text.text for text in short.iter("text")]
+    share = charts.reliability_diagram("hue", "", numbers, numbers, np.array([1, 2, 1]))
+    texts = [text.text for text in share.iter("text")]
+    assert texts[:6] == ["0%", "20%", "40%", "60%", "80%", "100%"]
+    assert texts[6:12] == ["0", "20", "40", "60", "80", "100"]
+
+
 @pytest.mark.parametrize("kind", ["scalar", "channel", "conv"])
 def test_learned_cross_weights_are_shown_by_target_and_source(trained, kind):
     loaded = trained_lib.load(trained[0], devices.make_mesh())

@@ -379,6 +379,15 @@ def test_learning_rate_schedules(schedule):
     np.testing.assert_allclose(rates[10:], expected[schedule], rtol=1e-4, atol=1e-6)
 
 
+def test_two_falls_of_the_rate_on_the_same_step_both_count():
+    config = default().optim
+    config.schedule, config.learning_rate, config.warmup = "step", 1.0, 0.0
+    config.decay_at = (0.8, 0.85)
+    rate = optim.learning_rate(config, 10)
+    rates = [float(rate(i)) for i in range(10)]
+    np.testing.assert_allclose(rates, [1.0] * 8 + [0.01] * 2, rtol=1e-6)
+
+
 def test_batch_that_does_not_divide_over_the_devices():
     config = config_check.check(default()).copy_and_resolve_references().unlock()
     config.data.batch_size = 30

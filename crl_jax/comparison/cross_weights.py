@@ -8,7 +8,7 @@ import numpy as np
 
 from crl_jax import devices, trained
 from crl_jax.comparison.runs import Outcome
-from crl_jax.models.cross_residual import task_pairs
+from crl_jax.models.cross_residual import pair_sizes, task_pairs
 
 _SUFFIX = "_cross"
 _MEANINGS = {
@@ -38,26 +38,18 @@ def read_cross_weights(outcomes: Sequence[Outcome]) -> CrossWeights:
     mesh = devices.make_mesh()
     found = [trained.load(outcome.folder, mesh) for outcome in outcomes]
     kind, tasks = found[0].network.cross_kind, list(found[0].run.classes)
-    by_seed = [_grids(jax.device_get(one.variables["params"]), kind) for one in found]
+    by_seed = [_grids(jax.device_get(one.variables["params"])) for one in found]
     units = {unit: np.mean([g[unit] for g in by_seed], axis=0) for unit in by_seed[0]}
     return CrossWeights(tasks, units, _MEANINGS[kind])
 
 
-def _grids(
-    params: Mapping[str, Mapping[str, np.ndarray]], kind: str
-) -> dict[str, np.ndarray]:
+def _grids(params: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
     """Returns `{unit: [T, T]}` of one network."""
-    grids = {}
-    for layer, leaves in params.items():
-        if layer.endswith(_SUFFIX):
-            pairs = leaves["weight"]
-            if kind == "conv":
-                norms = np.linalg.norm(pairs, axis=(-2, -1))
-                pairs = norms / np.sqrt(pairs.shape[-1])
-            elif kind == "channel":
-                pairs = np.mean(pairs, axis=-1)
-            grids[layer.removesuffix(_SUFFIX)] = grid(pairs)
-    return grids
+    return {
+        layer.removesuffix(_SUFFIX): grid(pair_sizes(leaves["weight"]))
+        for layer, leaves in params.items()
+        if layer.endswith(_SUFFIX)
+    }
 
 
 def grid(pairs: np.ndarray) -> np.ndarray:

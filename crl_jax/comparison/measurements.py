@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from crl_jax import costs, devices, models, workdir
+from crl_jax import costs, devices, json_files, models, workdir
 from crl_jax.comparison.plan import Variant
 from crl_jax.comparison.runs import PlannedRun
 from crl_jax.data import Batch
@@ -60,7 +60,7 @@ def measure_all(
             console.print(f"{variant.label}: timing {STEPS} steps", soft_wrap=True)
             known[variant.label] = measure(firsts[variant])
         content = {label: asdict(found) for label, found in known.items()}
-        path.write_text(json.dumps(content, indent=2), "utf-8")
+        json_files.write(path, content)
     return {variant: known[variant.label] for variant in variants}
 
 

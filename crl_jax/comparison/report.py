@@ -252,6 +252,8 @@ def _learned(
 ) -> list[Block]:
     blocks: list[Block] = []
     for variant, weights in cross_weights.items():
+        if not weights.units:  # branched where nothing can cross
+            continue
         file = folder / f"cross-weights-{variant.folder}.svg"
         plots.draw_cross_weights(weights, file)
         caption = (

@@ -16,7 +16,7 @@ from crl_jax.terminal import console, percent, print_table
 
 WEIGHTS = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0)  # that a head may have
 
-_CHUNK = 4096  # pictures whose scores are in memory at a time
+_SCORES = 2**22  # that are in memory at a time, one a picture and combination
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,10 +55,15 @@ class JointRule:
 
         The share is the softmax of the scores.
         """
-        scores = self.scores(probabilities)
-        top = np.max(scores, axis=1, keepdims=True)
-        shares = 1 / np.sum(np.exp(scores - top), axis=1)
-        return self.combinations[np.argmax(scores, axis=1)], shares
+        best, shares = [], []
+        size = max(1, _SCORES // len(self.combinations))
+        for start in range(0, len(next(iter(probabilities.values()))), size):
+            part = {t: p[start : start + size] for t, p in probabilities.items()}
+            scores = self.scores(part)
+            top = np.max(scores, axis=1, keepdims=True)
+            shares.append(1 / np.sum(np.exp(scores - top), axis=1))
+            best.append(np.argmax(scores, axis=1))
+        return self.combinations[np.concatenate(best)], np.concatenate(shares)
 
 
 def choose_rule(
@@ -78,12 +83,7 @@ def choose_rule(
     table = np.stack([labels[task] for task in probabilities], axis=1)
 
     def right(rule: JointRule) -> int:
-        count = 0
-        for start in range(0, len(table), _CHUNK):
-            part = slice(start, start + _CHUNK)
-            found, _ = rule.answers({t: p[part] for t, p in probabilities.items()})
-            count += int(np.all(found == table[part], axis=1).sum())
-        return count
+        return int(np.all(rule.answers(probabilities)[0] == table, axis=1).sum())
 
     best = JointRule(combinations, dict.fromkeys(probabilities, 1.0))
     most, before = right(best), -1
@@ -131,7 +131,7 @@ def choose_weights(
 
     Raises:
       UserError: as `evaluation.prepare` says; or there are no two categorical tasks, no
-        training picture with all labels, or no validation split.
+        training picture with all labels, or no validation split that has one.
     """
     if jax.process_count() > 1:
         raise UserError("The joint answer is chosen by one process: start one alone.")
@@ -149,7 +149,13 @@ def choose_weights(
         )
     elsewhere = batch_size, manifest, data_dir
     chosen_on = evaluation.prepare(workdir, validation, *elsewhere)
-    rule = choose_rule(combinations, *_answers(chosen_on))
+    probabilities, labels = _answers(chosen_on)
+    if not np.all([of >= 0 for of in labels.values()], axis=0).any():
+        raise UserError(
+            f"No picture of the split {validation} has all labels, so the weights "
+            "cannot be chosen on it: label some, and train in another --workdir."
+        )
+    rule = choose_rule(combinations, probabilities, labels)
     workdir_lib.write_combinations(workdir, combinations, rule.weights)
     judged_on = evaluation.prepare(workdir, split, *elsewhere)
     judged = _judge(rule, *_answers(judged_on))

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import crl_jax
-from crl_jax import metrics
+from crl_jax import json_files, metrics
 from crl_jax.inference import exported, space
 from crl_jax.kinds import Categorical, Kinds, Multilabel, Regression
 from crl_jax.trained import Trained
@@ -90,8 +90,8 @@ def write(trained: Trained, folder: Path, workdir: Path, what: dict[str, str]) -
         "do_rescale": False,
         "do_normalize": False,
     }
-    _write_json(folder / "config.json", description)
-    _write_json(folder / "preprocessor_config.json", preprocessor)
+    json_files.write(folder / "config.json", description)
+    json_files.write(folder / "preprocessor_config.json", preprocessor)
     if (combinations := workdir / "combinations.json").exists():
         shutil.copy(combinations, folder)
     result = _result(workdir)
@@ -109,14 +109,10 @@ def write(trained: Trained, folder: Path, workdir: Path, what: dict[str, str]) -
     (folder / "README.md").write_text(card, "utf-8")
 
 
-def _write_json(path: Path, content: Any) -> None:
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", "utf-8")
-
-
 def _result(workdir: Path) -> dict[str, Any]:
     """Returns what the run ended with; empty if it has not ended."""
     path = workdir / "result.json"
-    return json.loads(path.read_text("utf-8")) if path.exists() else {}
+    return json_files.read(path) if path.exists() else {}
 
 
 def _text(trained: Trained, result: dict[str, Any], what: dict[str, str]) -> str:
@@ -154,13 +150,19 @@ def _text(trained: Trained, result: dict[str, Any], what: dict[str, str]) -> str
 
 def _introduction(trained: Trained) -> str:
     model, tasks = trained.run.config.model, len(trained.run.classes)
-    start = "learned from" if model.cross.learned else "fixed at"
     several = f"{tasks} label sets" if tasks > 1 else "a label set"
+    network = f"multitask ResNet-{model.depth}, branched from {model.branch_from}"
+    if model.fusion != "none":
+        network += f" (the baseline {model.fusion})"
+    elif model.cross.init or model.cross.learned:
+        start = "learned from" if model.cross.learned else "fixed at"
+        network = (
+            f"cross-residual {network}, with cross weights ({model.cross.kind}) "
+            f"{start} {model.cross.init:g} ([Jou and Chang 2016]({_PAPER}))"
+        )
     return (
-        f"One network for {several}: a cross-residual multitask ResNet-{model.depth}, "
-        f"branched from {model.branch_from}, with cross weights ({model.cross.kind}) "
-        f"{start} {model.cross.init:g} ([Jou and Chang 2016]({_PAPER})). Made with "
-        f"crl_jax {crl_jax.__version__}; checkpoint of step {trained.step:,}."
+        f"One network for {several}: a {network}. Made with crl_jax "
+        f"{crl_jax.__version__}; checkpoint of step {trained.step:,}."
     )
 
 
@@ -240,7 +242,8 @@ def _accuracies(result: dict[str, Any], kinds: Kinds) -> str:
         line = f"| {what} | {of['count']:,} | {cells} |"
         tables.setdefault(head, []).append(line)
     text = "\n\n".join(_table(head, lines) for head, lines in tables.items())
-    unit = "In percent" + (", but MAE and Pearson are not" if "MAE" in text else "")
+    numeric = any(isinstance(kind, Regression) for kind in kinds.values())
+    unit = "In percent" + (", but MAE and Pearson are not" if numeric else "")
     return f"{unit}, split {result['split']}:\n\n{text}"
 
 

@@ -204,7 +204,7 @@ class Kind(ABC):
         return [f"{100 * probability:5.1f} {label}" for label, probability in ranked]
 
     def as_json(self, answer: np.ndarray, count: int) -> Any:
-        """Returns the `count` most probable classes, or the number, for JSON."""
+        """Returns the `count` most probable classes, or the number if any, for JSON."""
         return [
             {"label": label, "probability": round(probability, 6)}
             for label, probability in self.ranked(answer, count)

@@ -136,8 +136,8 @@ class Regression(Kind):
     def lines(self, answer: np.ndarray, count: int) -> list[str]:
         return [self.brief(answer)]
 
-    def as_json(self, answer: np.ndarray, count: int) -> float:
-        return float(self.said(answer))
+    def as_json(self, answer: np.ndarray, count: int) -> float | None:
+        return float(self.said(answer)) if np.isfinite(answer) else None
 
     def columns(self, task: str, count: int) -> list[str]:
         return [task]

@@ -39,22 +39,13 @@ class CrossResidual(nn.Module):
             return shortcuts  # nothing crosses: the plain multitask network
         weight = self._weight(tasks, channels).astype(shortcuts.dtype)
         if self.task_axis is None:
-            return self._mix(weight, shortcuts)
+            return mix(weight, shortcuts)
         # From the source tasks of this device to all targets; then each target's sum
         # goes to the device that has the task.
         first = lax.axis_index(self.task_axis) * own
         weight = lax.dynamic_slice_in_dim(weight, first, own, axis=1)
-        sums = self._mix(weight, shortcuts)
+        sums = mix(weight, shortcuts)
         return lax.psum_scatter(sums, self.task_axis, tiled=True)
-
-    def _mix(self, weight: Array, shortcuts: Array) -> Array:
-        """Sums over source tasks: `[T, S, ...]` and `[S, B, H, W, C]`."""
-        if self.kind == "scalar":
-            # One matrix product: far faster on CPU than an einsum over five axes.
-            sources, *shape = shortcuts.shape
-            return (weight @ shortcuts.reshape(sources, -1)).reshape(-1, *shape)
-        equation = {"channel": "tjc,jbhwc->tbhwc", "conv": "tjcd,jbhwc->tbhwd"}
-        return jnp.einsum(equation[self.kind], weight, shortcuts)
 
     def _weight(self, tasks: int, channels: int) -> Array:
         """Returns W, `[T, T]`, `[T, T, C]` or `[T, T, C, C]`: target, source, ..."""
@@ -72,6 +63,39 @@ class CrossResidual(nn.Module):
         cross = self.param("weight", start) if self.learned else start()
         weight = jnp.broadcast_to(identity, (tasks, tasks, *identity.shape))
         return weight.at[targets, sources].set(cross)
+
+
+def mix(weight: Array, x: Array) -> Array:
+    """Returns a weighted sum over source tasks for each target task.
+
+    Args:
+      weight: of targets and S sources: a number, `[T, S]`; a number a channel, `[T, S,
+        C]`; or a 1x1 convolution, `[T, S, C, C]`.
+      x: `[S, B, H, W, C]`.
+
+    Returns:
+      `[T, B, H, W, C]`.
+    """
+    if weight.ndim == 2:
+        # One matrix product: far faster on CPU than an einsum over five axes.
+        sources, *shape = x.shape
+        return (weight @ x.reshape(sources, -1)).reshape(-1, *shape)
+    equation = {3: "tjc,jbhwc->tbhwc", 4: "tjcd,jbhwc->tbhwd"}
+    return jnp.einsum(equation[weight.ndim], weight, x)
+
+
+def pair_sizes(weights: np.ndarray) -> np.ndarray:
+    """Returns one number for each learned cross weight, `[T * (T - 1)]`.
+
+    That is the weight, the mean over channels, or a convolution's Frobenius norm over
+    the root of its channels, which is w for w times the identity.
+
+    Args:
+      weights: `[T * (T - 1)]`, `[T * (T - 1), C]` or `[T * (T - 1), C, C]`.
+    """
+    if weights.ndim == 3:
+        return np.linalg.norm(weights, axis=(1, 2)) / np.sqrt(weights.shape[-1])
+    return weights.reshape(len(weights), -1).mean(axis=1)
 
 
 def task_pairs(tasks: int) -> tuple[np.ndarray, np.ndarray]:

@@ -1,11 +1,11 @@
-"""Weights of other libraries' ResNets, and of other runs, for a network of ours.
+"""Weights of other libraries' ResNets for a network of ours.
 
 A trunk takes them as they are, each branch starts as a copy, and heads are new. Nothing
 here needs the library that a file comes from.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from flax import traverse_util
 from crl_jax.errors import UserError
 from crl_jax.models import units
 from crl_jax.models.architecture import ARCHITECTURES, unit_names
+from crl_jax.models.imported import Import
 from crl_jax.models.network import MultitaskResNet
 from crl_jax.models.weight_files import Tensor, read_keras, read_torch
 
@@ -23,25 +24,6 @@ Key = tuple[str, ...]
 
 _KERAS_EPSILON = 1.001e-5  # of its batch norm; ours is 1e-5
 _KERAS_MEAN = (123.68, 116.779, 103.939)  # that it subtracts: red, green, blue
-
-
-@dataclass
-class Import:
-    """What became of a file's tensors.
-
-    Attributes:
-      variables: of the network, complete.
-      matched: paths of the arrays that were taken.
-      new: paths of the arrays that start anew.
-      left: `{name in the file: why it was left}`.
-      notes: what else the user should know.
-    """
-
-    variables: Any
-    matched: list[str] = field(default_factory=list)
-    new: list[str] = field(default_factory=list)
-    left: dict[str, str] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
 
 
 def check_file(path: Path) -> None:
@@ -127,21 +109,12 @@ def _layers(network: MultitaskResNet) -> tuple[list[list[str]], bool]:
     return unit_names(sizes), unit is units.BottleneckUnit
 
 
-def _norm(name: str) -> dict[str, Key]:
-    """Returns where scale, bias, mean and var of a batch norm lie, below its layer."""
-    return {
-        "scale": ("params", name, "scale"),
-        "bias": ("params", name, "bias"),
-        "mean": ("batch_stats", name, "mean"),
-        "var": ("batch_stats", name, "var"),
-    }
-
-
+# Collection and name, here, of what a batch norm has.
 _TORCH_NORM = {
-    "weight": "scale",
-    "bias": "bias",
-    "running_mean": "mean",
-    "running_var": "var",
+    "weight": ("params", "scale"),
+    "bias": ("params", "bias"),
+    "running_mean": ("batch_stats", "mean"),
+    "running_var": ("batch_stats", "var"),
 }
 
 
@@ -176,13 +149,9 @@ def _torch_source(path: Path, network: MultitaskResNet) -> _Source:
                 _torch_kernel_reader(tensor),
             )
         elif layer in norms and weight in _TORCH_NORM:
-            unit, norm = norms[layer]
-            collection, *rest = _norm(norm)[_TORCH_NORM[weight]]
-            source.tensors[(collection, unit, *rest)] = (
-                name,
-                tensor.shape,
-                tensor.read,
-            )
+            collection, leaf = _TORCH_NORM[weight]
+            key = (collection, *norms[layer], leaf)
+            source.tensors[key] = (name, tensor.shape, tensor.read)
         else:
             source.left[name] = _why_left(weight, layer in ("fc", "classifier"))
     return source
@@ -201,10 +170,10 @@ def _why_left(weight: str, head: bool) -> str:
 
 
 _KERAS_NORM = {
-    "gamma": "scale",
-    "beta": "bias",
-    "moving_mean": "mean",
-    "moving_variance": "var",
+    "gamma": ("params", "scale"),
+    "beta": ("params", "bias"),
+    "moving_mean": ("batch_stats", "mean"),
+    "moving_variance": ("batch_stats", "var"),
 }
 
 
@@ -245,18 +214,21 @@ def _keras_source(path: Path, network: MultitaskResNet) -> _Source:
             continue
         unit, conv, norm = layers[block]
         if kind == "conv" and weight == "kernel":
-            read = tensor.read
-            if unit == "stem":
-                read = _stem_reader(tensor, network.std)
-            source.tensors[("params", unit, conv, "kernel")] = (
-                name,
-                tensor.shape,
-                read,
-            )
+            stem = unit == "stem"
+            read = _stem_reader(tensor, network.std) if stem else tensor.read
+            key = ("params", unit, conv, "kernel")
+            source.tensors[key] = (name, tensor.shape, read)
         elif kind == "bn" and weight in _KERAS_NORM:
-            collection, *rest = _norm(norm)[_KERAS_NORM[weight]]
-            read = _norm_reader(weight, tensor, stored.get(f"{block}_conv/bias"))
-            source.tensors[(collection, unit, *rest)] = (name, tensor.shape, read)
+            collection, leaf = _KERAS_NORM[weight]
+            bias = stored.get(f"{block}_conv/bias")
+            if bias is not None and bias.shape != tensor.shape:
+                raise UserError(
+                    f"config.init.from={path}: {block}_conv/bias is {bias.shape}, and "
+                    f"{name} is {tensor.shape}: the file is damaged."
+                )
+            read = _norm_reader(weight, tensor, bias)
+            key = (collection, unit, norm, leaf)
+            source.tensors[key] = (name, tensor.shape, read)
         elif weight != "bias":
             source.left[name] = _why_left(weight, head=False)
     if not np.allclose(255 * np.array(network.mean), _KERAS_MEAN, atol=1e-3):
@@ -293,20 +265,3 @@ _READERS: dict[str, Callable[[Path, MultitaskResNet], _Source]] = {
     ".h5": _keras_source,
     ".keras": _keras_source,
 }
-
-
-def describe(result: Import, source: str) -> str:
-    """Returns what matched, what was left and why, as a few lines."""
-    lines = [f"From {source}: {len(result.matched)} arrays taken."]
-    if result.new:
-        lines.append(f"New: {_some(result.new)}.")
-    reasons: dict[str, list[str]] = {}
-    for name, why in result.left.items():
-        reasons.setdefault(why, []).append(name)
-    lines += [f"Left, {why}: {_some(names)}." for why, names in reasons.items()]
-    return "\n".join([*lines, *result.notes])
-
-
-def _some(names: list[str]) -> str:
-    more = len(names) - 4
-    return ", ".join(names[:4]) + (f" and {more} more" if more > 0 else "")

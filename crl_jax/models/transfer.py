@@ -6,8 +6,8 @@ import numpy as np
 from flax import traverse_util
 
 from crl_jax.errors import UserError
+from crl_jax.models.imported import Import
 from crl_jax.models.network import MultitaskResNet
-from crl_jax.models.pretrained import Import
 
 
 def transfer(
@@ -60,7 +60,7 @@ def transfer(
             )
         flat[key] = found
         result.matched.append(name)
-    for key in there.keys() - flat.keys():
+    for key in sorted(there.keys() - flat.keys()):
         result.left["/".join(key)] = "this network has no such layer"
     for layer in sorted(source.stacked_layers - network.stacked_layers):
         result.notes.append(f"{layer} was branched there: it takes {old[0]}'s.")

@@ -1,7 +1,7 @@
 """Charts as SVG elements; their colours are those of the page that they stand in."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -111,7 +111,9 @@ def reliability_diagram(
     """
     frame = _Frame((0, 1), (0, 1))
     share = ticks(0, 1)
-    drawing = frame.axes(share, share, True, "confidence in percent", title)
+    drawing = frame.axes(
+        share, share, True, "confidence in percent", title, x_percent=True
+    )
     width = 1 / len(counts)
     for k in np.flatnonzero(counts):
         text = (
@@ -140,7 +142,7 @@ def heat_map(
     values: np.ndarray,
     rows: Sequence[str],
     columns: Sequence[str],
-    titles: np.ndarray,
+    say: Callable[[int, int], str],
     description: str,
 ) -> Element:
     """Returns cells, the fuller the closer to 1; NaN is left empty.
@@ -149,7 +151,7 @@ def heat_map(
       values: `[rows, columns]`, 0 to 1.
       rows: names.
       columns: names.
-      titles: what each cell says when it is pointed at, `[rows, columns]` str.
+      say: returns what a cell says, after its names, when it is pointed at.
       description: for those who do not see it.
     """
     side = float(np.clip(_MAX_SIDE / max(values.shape), *_CELLS))
@@ -190,7 +192,7 @@ def heat_map(
         drawing.append(
             element(
                 "rect",
-                element("title", str(titles[i, j])),
+                element("title", f"{rows[i]}, {columns[j]}: {say(i, j)}"),
                 x=f"{left + j * side:.1f}",
                 y=f"{top + i * side:.1f}",
                 width=f"{side - 0.8:.1f}",
@@ -234,6 +236,7 @@ class _Frame:
         percent: bool,
         x_name: str,
         description: str,
+        x_percent: bool = False,
     ) -> Element:
         drawing = _svg(_WIDTH, _HEIGHT, description)
         right, bottom = _WIDTH - _RIGHT, _HEIGHT - _BOTTOM
@@ -246,7 +249,7 @@ class _Frame:
             )
         for tick in x_ticks:
             if tick <= self._x[1]:
-                text = f"{100 * tick:.0f}" if self._x[1] == 1 else f"{tick:,.4g}"
+                text = f"{100 * tick:.0f}" if x_percent else f"{tick:,.4g}"
                 x = f"{self.x(tick):.1f}"
                 drawing.append(
                     element("text", text, x=x, y=bottom + 13, text_anchor="middle")

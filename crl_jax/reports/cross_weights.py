@@ -1,12 +1,12 @@
 """The section of a run's report about its cross weights."""
 
-import itertools
 from collections.abc import Sequence
 
 import jax
 import numpy as np
 
 from crl_jax.models.architecture import branched_layers, layer_names
+from crl_jax.models.cross_residual import pair_sizes, task_pairs
 from crl_jax.reports import page
 from crl_jax.reports.page import Child, Element, Section, element
 from crl_jax.trained import Trained
@@ -46,15 +46,10 @@ def cross_weights(trained: Trained) -> Section | None:
 def _unit_weights(unit: str, weight: np.ndarray, tasks: Sequence[str]) -> Element:
     """Returns the table of a unit, whose weights are `[T * (T - 1), ...]`."""
     cells = {}
-    pairs = itertools.permutations(range(len(tasks)), 2)
-    for (target, source), of_pair in zip(pairs, weight, strict=True):
-        if of_pair.ndim == 0:
-            text = f"{of_pair:.3f}"
-        elif of_pair.ndim == 1:
-            text = f"{of_pair.mean():.3f} ± {of_pair.std():.3f}"
-        else:
-            text = f"{np.linalg.norm(of_pair) / np.sqrt(len(of_pair)):.3f}"
-        cells[target, source] = text
+    pairs = zip(*task_pairs(len(tasks)), strict=True)
+    for pair, size, of_pair in zip(pairs, pair_sizes(weight), weight, strict=True):
+        spread = f" ± {of_pair.std():.3f}" if of_pair.ndim == 1 else ""
+        cells[pair] = f"{size:.3f}{spread}"
     rows: list[list[Child]] = [
         [task, *(cells.get((i, j), "1") for j in range(len(tasks)))]
         for i, task in enumerate(tasks)

@@ -145,12 +145,13 @@ def _confusions(task: str, counts: np.ndarray, names: Sequence[str]) -> list[Chi
     if len(names) > _LARGEST_MAP:
         return []
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    titles = _titles(
-        names, names, lambda i, j: f"{counts[i, j]:,} of {counts[i].sum():,}"
-    )
     shown = np.where(counts > 0, shares, np.nan)
     text = "Labels down, predictions across."
-    drawing = charts.heat_map(shown, names, names, titles, f"{task}. {text}")
+
+    def say(i: int, j: int) -> str:
+        return f"{counts[i, j]:,} of {counts[i].sum():,}"
+
+    drawing = charts.heat_map(shown, names, names, say, f"{task}. {text}")
     return [element("p", text, class_="pale"), drawing]
 
 
@@ -166,22 +167,17 @@ def grid(findings: Findings) -> Section | None:
     counts, right = findings.grid(rows, columns)
     names = findings.classes[rows], findings.classes[columns]
     shares = np.where(counts > 0, right / np.maximum(counts, 1), np.nan)
-    titles = _titles(*names, lambda i, j: f"{right[i, j]:,} of {counts[i, j]:,} right")
     text = (
         f"{rows} down, {columns} across; each cell is a pair of labels that occurs "
         f"({np.count_nonzero(counts):,} of {counts.size:,}). The fuller its colour, "
         "the more of its pictures have both right."
     )
-    chart = charts.heat_map(shares, *names, titles, f"accuracy a pair: {text}")
+
+    def say(i: int, j: int) -> str:
+        return f"{right[i, j]:,} of {counts[i, j]:,} right"
+
+    chart = charts.heat_map(shares, *names, say, f"accuracy a pair: {text}")
     return f"{rows} and {columns}", [element("p", text, class_="pale"), chart]
-
-
-def _titles(rows: Sequence[str], columns: Sequence[str], say: Any) -> np.ndarray:
-    cells = [
-        [f"{row}, {column}: {say(i, j)}" for j, column in enumerate(columns)]
-        for i, row in enumerate(rows)
-    ]
-    return np.array(cells, dtype=object)
 
 
 def pictures(findings: Findings) -> Section:

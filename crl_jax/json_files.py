@@ -1,0 +1,41 @@
+"""JSON files, whole or not there at all, and a message for one that is damaged."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from crl_jax.errors import UserError
+
+
+def write(path: Path, content: object, indent: int | None = 2) -> None:
+    """Writes a file beside its place, and renames it when it is whole."""
+    partial = path.with_suffix(".partial")
+    with partial.open("w", encoding="utf-8") as file:
+        json.dump(content, file, indent=indent, ensure_ascii=False)
+        file.write("\n")
+        # A disk that fails now must not leave an empty file under the right name.
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Returns the names and values that a file holds.
+
+    Raises:
+      UserError: it cannot be read, or holds something else.
+    """
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{path} cannot be read ({error}). Bring it back from a copy, or train in "
+            "another --workdir."
+        ) from error
+    if not isinstance(content, dict):
+        raise UserError(
+            f"{path} is damaged: it holds no names and values. Bring it back from a "
+            "copy, or train in another --workdir."
+        )
+    return content
