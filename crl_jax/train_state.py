@@ -94,8 +94,11 @@ def abstract_state(
     stacked = network.stacked_layers
 
     def place(path: tuple[Any, ...], leaf: Any) -> jax.ShapeDtypeStruct:
-        layers = {key.key for key in path if isinstance(key, jax.tree_util.DictKey)}
-        divided = network.task_devices > 1 and layers & stacked
+        names = [key.key for key in path if isinstance(key, jax.tree_util.DictKey)]
+        # A task may be named as a layer is: it has sums, and a part of the head.
+        of_layers = path[0].name != "sums"
+        layer = next((n for n in names if n not in ("params", "batch_stats")), None)
+        divided = network.task_devices > 1 and of_layers and layer in stacked
         sharding = NamedSharding(mesh, P(TASK_AXIS) if divided else P())
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 

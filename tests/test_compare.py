@@ -211,6 +211,21 @@ def test_an_accelerator_trains_as_many_seeds_as_fit(
     assert runs.seeds_at_once(run.run) == expected
 
 
+def test_a_log_without_the_validation_is_named(compared, config, tmp_path):
+    directory, _ = compared
+    shutil.copytree(directory, tmp_path / "copy")
+    (run, *_) = runs.plan_runs(small(config), tmp_path / "copy")
+    log = run.folder / "metrics.csv"
+    whole = log.read_text()
+    for damaged in ("", whole.replace(",val,", ",train,"), whole.replace("hue", "h")):
+        log.write_text(damaged)
+        with pytest.raises(UserError, match=r"metrics.csv lacks the validation at"):
+            runs.read_outcome(run)
+    log.unlink()
+    with pytest.raises(UserError, match=r"delete .*S/seed0, and the same command"):
+        runs.read_outcome(run)
+
+
 def test_the_folder_of_another_comparison_is_refused(compared, config):
     directory, _ = compared
     other = networks.with_settings(config, {"optim.learning_rate": 0.3})

@@ -195,6 +195,25 @@ def test_a_task_without_labels_leaves_the_others_gradient_alone():
     assert_close(a.variables, b.variables, 1e-6)
 
 
+def test_a_task_may_be_named_as_a_branched_layer():
+    """Its head and its sums are not divided over devices, as the layer is."""
+    config, _, _, _ = make(**{"train.task_devices": 2})
+    layers = ["res5b", "stem"]
+    names = dict(zip(layers, CLASSES.values(), strict=True))
+    kinds = dict(zip(layers, KINDS.values(), strict=True))
+    with config.unlocked():
+        config.tasks = {}
+    config = config_check.with_tasks(config, names)
+    network = models.build(config, names)
+    mesh = Mesh(np.array(jax.devices()[:2]).reshape(1, 2), (DATA_AXIS, TASK_AXIS))
+    program = Program(config, kinds, network, mesh, lambda _: 0.1)
+    batch = make_batch()
+    batch["labels"] = dict(zip(layers, batch["labels"].values(), strict=True))
+    state, _ = program.train_step()(program.new_state(0), put_batch(batch, mesh))
+    assert int(state.step) == 1
+    assert int(state.sums[layers[0]]["count"]) == 13  # of 16, three have no label
+
+
 def test_masked_mean_is_over_all_devices_however_labels_are_spread():
     """All noun labels lie on the first device; the mean must not be per device."""
     batch = make_batch(missing=False)

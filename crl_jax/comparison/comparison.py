@@ -10,6 +10,7 @@ from crl_jax.comparison.plan import Plan
 from crl_jax.comparison.report import report
 from crl_jax.comparison.results import Results, write_csv
 from crl_jax.terminal import console
+from crl_jax.workdir import writing
 
 
 def compare(
@@ -43,10 +44,11 @@ def compare(
         for variant, settings in what.configs.items()
         if settings.model.cross.learned
     }
-    write_csv(results, workdir / "results.csv")
-    blocks = report(results, costs, learned, arguments, workdir / "figures")
-    text = document.markdown(blocks, workdir)
-    (workdir / "report.md").write_text(text, "utf-8")
-    (workdir / "report.html").write_text(document.as_page(blocks), "utf-8")
+    with writing(workdir):
+        write_csv(results, workdir / "results.csv")
+        blocks = report(results, costs, learned, arguments, workdir / "figures")
+        text = document.markdown(blocks, workdir)
+        (workdir / "report.md").write_text(text, "utf-8")
+        (workdir / "report.html").write_text(document.as_page(blocks), "utf-8")
     console.print(f"Written: {workdir / 'report.md'}, report.html, results.csv.")
     return results

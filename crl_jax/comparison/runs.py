@@ -142,16 +142,17 @@ def read_outcome(run: PlannedRun) -> Outcome:
     """
     step, test = workdir.read_result(run.folder)
     log = run.folder / "metrics.csv"
-    with log.open(newline="", encoding="utf-8") as file:
-        rows = [row for row in csv.DictReader(file) if row["split"] == "val"]
-    chosen = [row for row in rows if int(row["step"]) == step]
-    if not chosen:
+    try:
+        with log.open(newline="", encoding="utf-8") as file:
+            rows = [row for row in csv.DictReader(file) if row["split"] == "val"]
+        chosen = [row for row in rows if int(row["step"]) == step][-1]
+        val = {
+            task: float(chosen[f"{task}_{kind.measures[0].name}"] or "nan")
+            for task, kind in run.run.kinds.items()
+        }
+    except (OSError, ValueError, LookupError, TypeError) as error:
         raise UserError(
             f"{log} lacks the validation at step {step}: delete {run.folder}, and the "
             "same command trains it again."
-        )
-    val = {
-        task: float(chosen[-1][f"{task}_{kind.measures[0].name}"] or "nan")
-        for task, kind in run.run.kinds.items()
-    }
+        ) from error
     return Outcome(run.variant, run.seed, run.folder, step, val, test)
