@@ -13,7 +13,8 @@ from ml_collections import ConfigDict
 
 from crl_jax import losses, metrics, optim, weighting
 from crl_jax.data import Batch
-from crl_jax.kinds import Kinds
+from crl_jax.gradients import make_differentiate
+from crl_jax.kinds import Kinds, losses_of
 from crl_jax.models import layers
 from crl_jax.models.architecture import split_layers
 from crl_jax.models.network import DATA_AXIS, TASK_AXIS, MultitaskResNet
@@ -46,66 +47,28 @@ def make_train_step(
     """
     tasks = list(network.classes)
     method = weighting.make(config, network, epoch_steps)
+    differentiate = make_differentiate(network, config, kinds, method)
     norm, skip = gradient_norm(network), config.train.skip_nonfinite
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Report]:
-        frozen, trained = split_layers(state.variables["params"], network.frozen_layers)
         # Means are over the labelled examples of all devices, however they are spread.
         counts = lax.psum(
             {t: jnp.sum(k.is_labelled(batch["labels"][t])) for t, k in kinds.items()},
             DATA_AXIS,
         )
         seen = jnp.stack([counts[task] > 0 for task in tasks])
-
-        def losses_of(trained: Any, batch_stats: Any, part: Batch) -> tuple[Array, Any]:
-            variables = {"params": frozen | trained, "batch_stats": batch_stats}
-            outputs: Any = network.apply(
-                variables, part["image"], train=True, mutable=["batch_stats"]
-            )
-            logits, updated = outputs
-            smoothing = config.optim.label_smoothing
-            per_example = _losses(kinds, logits, part["labels"], smoothing)
-            sums = metrics.sums(kinds, logits, part["labels"], per_example)
-            means = losses.means(per_example, counts, tasks)
-            return means, (updated["batch_stats"], sums)
-
-        def forwards(batch_stats: Any, part: Batch) -> tuple[Any, Array]:
-            means, (batch_stats, _) = losses_of(trained, batch_stats, part)
-            return batch_stats, means
-
-        def backwards(batch_stats: Any, part: Batch) -> tuple[Any, Any]:
-            _, pull_back, (batch_stats, sums) = jax.vjp(
-                lambda trained: losses_of(trained, batch_stats, part),
-                trained,
-                has_aux=True,
-            )
-            # Each device of `TASK_AXIS` has the logits, and so the loss, of all tasks.
-            (gradients,) = pull_back(weights / network.task_devices)
-            return batch_stats, (*method.by_task(gradients, pull_back), sums)
-
-        old_stats, parts = state.variables["batch_stats"], config.train.accumulate
-        ahead = jnp.zeros(len(tasks))
-        if method.looks_ahead:
-            _, ahead = _accumulate(forwards, old_stats, batch, parts)
-            ahead = lax.psum(ahead, DATA_AXIS)
-        weights = method.weights(state.weighting, ahead, seen)
-        batch_stats, summands = _accumulate(backwards, old_stats, batch, parts)
-        # Everything crosses the wire here, once.
-        gradients, by_task, sums = lax.psum(summands, DATA_AXIS)
-        if network.task_devices > 1:
-            own, shared = split_layers(gradients, network.stacked_layers)
-            gradients = own | lax.psum(shared, TASK_AXIS)
-        batch_stats = lax.pmean(batch_stats, DATA_AXIS)
-        losses_now = {task: sums[task]["loss"] for task in tasks}
+        found = differentiate(state, batch, counts, seen)
+        losses_now = {task: found.sums[task]["loss"] for task in tasks}
         means = losses.means(losses_now, counts, tasks)
         remembered, weights, combined = method.combine(
-            state.weighting, weights, means, seen, by_task
+            state.weighting, found.weights, means, seen, found.by_task
         )
-        gradients |= combined
+        gradients = found.weighted | combined
 
+        frozen, trained = split_layers(state.variables["params"], network.frozen_layers)
         updates, opt_state = optimizer.update(gradients, state.opt_state, trained)
         trained = optax.apply_updates(trained, updates)
-        variables = {"params": frozen | trained, "batch_stats": batch_stats}
+        variables = {"params": frozen | trained, "batch_stats": found.batch_stats}
         average = state.average
         if average is not None:
             average = optim.update_average(
@@ -117,7 +80,7 @@ def make_train_step(
             opt_state=opt_state,
             average=average,
             weighting=remembered,
-            sums=jax.tree.map(jnp.add, state.sums, sums),
+            sums=jax.tree.map(jnp.add, state.sums, found.sums),
             skipped=state.skipped,
         )
         new = _unless_broken(state, new, losses_now, norm(gradients), skip)
@@ -170,53 +133,11 @@ def make_eval_step(
         variables: Any, batch: Batch
     ) -> tuple[metrics.Sums, dict[str, Array]]:
         logits: Any = network.apply(variables, batch["image"])
-        per_example = _losses(kinds, logits, batch["labels"], 0.0)
+        per_example = losses_of(kinds, logits, batch["labels"], 0.0)
         sums = metrics.sums(kinds, logits, batch["labels"], per_example)
         return lax.psum(sums, DATA_AXIS), logits
 
     return eval_step
-
-
-def _losses(
-    kinds: Kinds,
-    logits: Mapping[str, Array],
-    labels: Mapping[str, Array],
-    label_smoothing: float,
-) -> dict[str, Array]:
-    return {
-        task: kind.loss(logits[task], labels[task], label_smoothing)
-        for task, kind in kinds.items()
-    }
-
-
-def _accumulate(
-    compute: Callable[[Any, Batch], tuple[Any, Any]],
-    batch_stats: Any,
-    batch: Batch,
-    parts: int,
-) -> tuple[Any, Any]:
-    """Runs `compute` over equal parts of a batch and adds up what it returns.
-
-    Args:
-      compute: `(batch_stats, part) -> (batch_stats, summands)`; the batch statistics
-        are handed from part to part.
-      batch_stats: of the first part.
-      batch: of one device.
-      parts: how many; each has B / parts examples.
-    """
-    if parts == 1:
-        return compute(batch_stats, batch)
-    batch = jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:]), batch)
-
-    def add_part(carry: Any, part: Batch) -> tuple[Any, None]:
-        batch_stats, total = carry
-        batch_stats, summands = compute(batch_stats, part)
-        return (batch_stats, jax.tree.map(jnp.add, total, summands)), None
-
-    first = jax.tree.map(lambda x: x[0], batch)
-    _, shapes = jax.eval_shape(compute, batch_stats, first)
-    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-    return lax.scan(add_part, (batch_stats, zeros), batch)[0]
 
 
 def gradient_norm(network: MultitaskResNet) -> Callable[[Any], Array]:

@@ -213,7 +213,7 @@ def test_the_card_says_which_network_it_is(predictor, changes, text):
         config = networks.with_settings(config, {f"model.{name}": value})
     run = dataclasses.replace(predictor.trained.run, config=config)
     trained = dataclasses.replace(predictor.trained, run=run)
-    assert text in model_card.model_card(trained, {}, {"format": "stablehlo"})
+    assert text in model_card.text(trained, {}, {"format": "stablehlo"})
 
 
 def test_a_run_that_has_not_ended_is_exported_without_accuracies(trained, tmp_path):

@@ -105,7 +105,7 @@ def write(trained: Trained, folder: Path, workdir: Path, what: dict[str, str]) -
         metadata |= {"license": "other", "license_name": license_name}
     # JSON is YAML, too.
     head = "".join(f"{key}: {json.dumps(value)}\n" for key, value in metadata.items())
-    card = f"---\n{head}---\n\n{_text(trained, result, what)}"
+    card = f"---\n{head}---\n\n{text(trained, result, what)}"
     (folder / "README.md").write_text(card, "utf-8")
 
 
@@ -115,8 +115,14 @@ def _result(workdir: Path) -> dict[str, Any]:
     return json_files.read(path) if path.exists() else {}
 
 
-def _text(trained: Trained, result: dict[str, Any], what: dict[str, str]) -> str:
-    """Returns what the model card says to people, in Markdown."""
+def text(trained: Trained, result: dict[str, Any], what: dict[str, str]) -> str:
+    """Returns what the model card says to people, in Markdown.
+
+    Args:
+      trained: the network.
+      result: content of the run's `result.json`, or empty.
+      what: see `write`.
+    """
     run, data, name = trained.run, trained.run.config.data, _name(trained, what)
     tasks = ", ".join(f"{task} ({kind.size})" for task, kind in run.kinds.items())
     classes = _table(

@@ -8,6 +8,7 @@ or reports asks the kind of each task, `{task: Kind}`.
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 from ml_collections import ConfigDict
 
 from crl_jax.config import default_task
@@ -28,6 +29,7 @@ __all__ = [
     "class_names",
     "class_of",
     "from_known",
+    "losses_of",
     "widths",
 ]
 
@@ -62,6 +64,19 @@ def from_known(config: ConfigDict, known: Mapping[str, Any]) -> dict[str, Kind]:
 def widths(kinds: Kinds) -> dict[str, int]:
     """Returns how many outputs the head of each task has, `{task: K}`."""
     return {task: kind.width for task, kind in kinds.items()}
+
+
+def losses_of(
+    kinds: Kinds,
+    logits: Mapping[str, jax.Array],
+    labels: Mapping[str, jax.Array],
+    label_smoothing: float,
+) -> dict[str, jax.Array]:
+    """Returns `{task: [B]}`, the losses of each example, from `Kind.loss`."""
+    return {
+        task: kind.loss(logits[task], labels[task], label_smoothing)
+        for task, kind in kinds.items()
+    }
 
 
 def class_names(kinds: Kinds) -> dict[str, tuple[str, ...]]:
