@@ -83,11 +83,8 @@ def test_seeds_differ(together):
         assert_same_run(a, b)
 
 
-def test_runs_that_stand_at_different_steps_go_on(
-    config, together, tmp_path, monkeypatch
-):
-    """One has done two steps alone, the other has not begun."""
-    folders = {seed: tmp_path / str(seed) for seed in SEEDS}
+def stop_in_the_fourth_step(monkeypatch, train, *arguments):
+    """Trains, and ends it as a kill would."""
     prefetch = devices.prefetch
 
     def three_steps(batches, mesh):
@@ -96,7 +93,16 @@ def test_runs_that_stand_at_different_steps_go_on(
     with monkeypatch.context() as patch:
         patch.setattr(devices, "prefetch", three_steps)
         with pytest.raises(StopIteration):
-            train(seeded(config, SEEDS[0]), folders[SEEDS[0]])
+            train(*arguments)
+
+
+def test_runs_that_stand_at_different_steps_go_on(
+    config, together, tmp_path, monkeypatch
+):
+    """One has done two steps alone, the other has not begun."""
+    folders = {seed: tmp_path / str(seed) for seed in SEEDS}
+    first = SEEDS[0]
+    stop_in_the_fourth_step(monkeypatch, train, seeded(config, first), folders[first])
     train_seeds(config, folders)
     for seed in SEEDS:
         assert_same_run(folders[seed], together[seed][0])
@@ -104,15 +110,7 @@ def test_runs_that_stand_at_different_steps_go_on(
 
 def test_runs_that_were_stopped_go_on(config, together, tmp_path, monkeypatch):
     folders = {seed: tmp_path / str(seed) for seed in SEEDS}
-    prefetch = devices.prefetch
-
-    def three_steps(batches, mesh):
-        yield from itertools.islice(prefetch(batches, mesh), 3)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(devices, "prefetch", three_steps)
-        with pytest.raises(StopIteration):
-            train_seeds(config, folders)
+    stop_in_the_fourth_step(monkeypatch, train_seeds, config, folders)
     train_seeds(config, folders)
     for seed in SEEDS:
         whole = launched.saved_state(together[seed][0])
