@@ -66,6 +66,19 @@ def test_convolve_patches(size, stride, features):
     )
 
 
+@pytest.mark.parametrize("size", [(6, 8), (7, 5), (1, 2)])
+@pytest.mark.parametrize("rows", [3, 7])
+@pytest.mark.parametrize("features", [2, 40])
+def test_convolve_with_stride(size, rows, features):
+    x, kernel = normal(2, *size, 3), 0.2 * normal(rows, rows, 3, features, seed=1)
+    assert_same(
+        lambda x, kernel: cpu.convolve_with_stride(x, kernel, 2),
+        lambda x, kernel: xla_convolve(x, kernel, 2),
+        x,
+        kernel,
+    )
+
+
 @pytest.mark.parametrize("size", [(6, 8), (7, 5), (2, 1)])
 @pytest.mark.parametrize(("channels", "features"), [(3, 5), (5, 3)])
 def test_winograd(size, channels, features):

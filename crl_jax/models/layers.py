@@ -10,9 +10,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jax import lax
 
-from crl_jax.models import cpu, winograd
+from crl_jax.models import cpu, winograd, xla
 
 Array = jax.Array
 Dtype = Any
@@ -95,13 +94,9 @@ def convolve(x: Array, kernel: Array, stride: int) -> Array:
     pixels = math.ceil(x.shape[1] / stride) * math.ceil(x.shape[2] / stride)
     if _on_cpu() and pixels <= _SMALL:
         return cpu.convolve_patches(x, kernel, stride)
-    return lax.conv_general_dilated(
-        x,
-        kernel,
-        window_strides=(stride, stride),
-        padding=((rows // 2, rows // 2), (columns // 2, columns // 2)),
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    )
+    if _on_cpu() and stride > 1 and kernel.shape[-1] >= _WIDE:
+        return cpu.convolve_with_stride(x, kernel, stride)
+    return xla.convolve(x, kernel, stride)
 
 
 def max_pool(x: Array, size: int, stride: int) -> Array:
@@ -115,12 +110,8 @@ def max_pool(x: Array, size: int, stride: int) -> Array:
     Returns:
       `[B, ceil(H / stride), ceil(W / stride), C]`.
     """
-    if _on_cpu():
-        return cpu.max_pool(x, size, stride)
-    pad = (size // 2, size // 2)
-    window, strides, padding = (size, size), (stride, stride), (pad, pad)
-    # By name, or jax2onnx does not know it.
-    return nn.max_pool(x, window_shape=window, strides=strides, padding=padding)
+    pool = cpu.max_pool if _on_cpu() else xla.max_pool
+    return pool(x, size, stride)
 
 
 @functools.cache
@@ -140,16 +131,12 @@ def _task_convolve(stride: int) -> Callable[[Array, Array], Array]:
     def one_by_one(
         axis_size: int, in_batched: list[bool], x: Array, kernel: Array
     ) -> tuple[Array, bool]:
-        x_batched, kernel_batched = in_batched
-        outputs = [
-            convolve(
-                x[t] if x_batched else x,
-                kernel[t] if kernel_batched else kernel,
-                stride,
-            )
-            for t in range(axis_size)
-        ]
-        return jnp.stack(outputs), True
+        def split(v: Array, batched: bool) -> list[Array]:
+            # The gradient of a split is a concatenation, that of v[t] a padded sum.
+            return list(jnp.unstack(v)) if batched else [v] * axis_size
+
+        inputs = zip(split(x, in_batched[0]), split(kernel, in_batched[1]), strict=True)
+        return jnp.stack([convolve(*of_task, stride) for of_task in inputs]), True
 
     return task_convolve
 
