@@ -1,5 +1,6 @@
 """Each benchmark runs, at its smallest size."""
 
+import csv
 import importlib.util
 import json
 import math
@@ -7,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -92,6 +94,52 @@ def test_tasks(tmp_path):
     assert set(found["crossed"]) == {"M-ResNet", "X-ResNet"}
     for part in found.values():
         assert_seconds(part, 1)
+
+
+def test_memory(tmp_path):
+    _, found = run("memory", tmp_path, *TINY, "--repeats=1")
+    assert_seconds(found["seconds"], 1)
+    assert found["temporary_bytes"]["all"] <= found["temporary_bytes"]["none"]
+
+
+def test_harder_labels(tmp_path):
+    """Training has fewer labels, some of them exchanged; test has its own."""
+    rows = [
+        {"file": f"{i}.jpg", "split": split, "a": str(i % 3), "b": str(i % 2)}
+        for i, split in enumerate(["train"] * 60 + ["val"] * 6 + ["test"] * 30)
+    ]
+    manifest = tmp_path / "labels.csv"
+
+    def made(*flags):
+        with manifest.open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+        command = [sys.executable, "-m", "benchmarks.harder_labels", "--task=a"]
+        files = f"--manifest={manifest}", f"--out={tmp_path / 'out'}"
+        done = subprocess.run(
+            [*command, *files, *flags], cwd=PROJECT, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        with (tmp_path / "out" / "labels.csv").open(newline="") as file:
+            return list(csv.DictReader(file))
+
+    found = made("--per_class=8", "--rarest=2", "--noise=0.5")
+    original = {f"pictures/{row['file']}": row for row in rows}
+    train = [row for row in found if row["split"] == "train"]
+    of_class = Counter(original[row["file"]]["a"] for row in train)
+    assert sorted(of_class.values()) == [2, 4, 8]
+    for task in "ab":
+        kept = Counter(original[row["file"]][task] for row in train)
+        assert Counter(row[task] for row in train) == kept
+    wrong = sum(row["b"] != original[row["file"]]["b"] for row in train)
+    assert 0 < wrong <= len(train) / 2
+    for row in found:
+        if row["split"] != "train":
+            before = original[row["file"]]
+            assert (row["a"], row["b"]) == (before["a"], before["b"])
+            assert row["split"] == before["split"] or before["split"] == "train"
+    assert (tmp_path / "out" / "pictures").resolve() == tmp_path.resolve()
 
 
 def test_scaling(tmp_path):

@@ -1,0 +1,75 @@
+"""What computing stages again in the backward pass saves, and what it costs.
+
+  python -m benchmarks.memory
+
+compiles a train step of X-ResNet for each choice of `config.model.remat`, reads its
+memory from the compiled program, and times the steps in turns.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from benchmarks import step, turns
+from crl_jax import cli, devices, terminal
+
+# Stages, 2 to 5, that are computed again.
+CHOICES: dict[str, tuple[int, ...]] = {
+    "none": (),
+    "2": (2,),
+    "2 and 3": (2, 3),
+    "2, 3 and 4": (2, 3, 4),
+    "all": (2, 3, 4, 5),
+}
+
+
+def main() -> None:
+    """Measures, and prints a table."""
+    verb = turns.parser(__doc__, depth=50, size=224, batch=8, repeats=7)
+    arguments = verb.parse_args()
+    devices.start()
+    batch = step.make_batch(arguments.batch, arguments.size)
+    steps, memory = {}, {}
+    for name, stages in CHOICES.items():
+        config = step.make_config(arguments.depth, arguments.size, arguments.batch)
+        config.model.remat = stages
+        program = step.program_of(config)
+        state, placed = program.new_state(0), devices.put_batch(batch, program.mesh)
+        compiled = program.train_step().lower(state, placed).compile()
+        memory[name] = compiled.memory_analysis().temp_size_in_bytes
+        steps[name] = repeated(compiled, state, placed)
+    seconds, _ = turns.measure(steps, arguments.repeats)
+    terminal.print_table(
+        f"A step of X-ResNet-{arguments.depth}, {arguments.size} px, batch "
+        f"{arguments.batch}",
+        ["computed again", "temporary, MiB", "/ none", "ms", "range", "/ none"],
+        [
+            [
+                name,
+                f"{memory[name] / 2**20:,.0f}",
+                f"{memory[name] / memory['none']:.2f}",
+                *turns.milliseconds(found),
+                f"{turns.ratio(found, seconds['none']):.2f}",
+            ]
+            for name, found in seconds.items()
+        ],
+        f"{turns.CORES} cores; medians of {arguments.repeats}. Stages of units; memory "
+        "beside state and batch.",
+    )
+    turns.write(arguments.json, {"seconds": seconds, "temporary_bytes": memory})
+
+
+def repeated(compiled: Any, state: Any, batch: Any) -> Callable[[], object]:
+    """Returns a step that goes on from the one before."""
+
+    def run() -> object:
+        nonlocal state
+        state, report = compiled(state, batch)
+        return jax.block_until_ready(report)
+
+    return run
+
+
+if __name__ == "__main__":
+    cli.run(main)
