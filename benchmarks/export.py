@@ -57,8 +57,10 @@ def measure(workdir: Path, repeats: int) -> dict[str, dict[int, float]]:
       repeats: of each measurement.
     """
     import crl_jax
+    from crl_jax import devices
     from crl_jax.export import export
 
+    devices.start()
     predictor = crl_jax.load(workdir)
     answers: dict[str, Answer] = {"native": predictor.probabilities}
     with tempfile.TemporaryDirectory() as folder:

@@ -20,10 +20,10 @@ Dtype = Any
 # Rectifiers", and in torchvision's ResNets.
 he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
-# Largest output, in pixels, that a CPU convolves as one matrix product of patches, and
-# fewest channels for which Winograd's algorithm pays there (in float32; it would lose
-# digits of bfloat16).
-_SMALL, _WIDE = 64, 64
+# Largest output, in pixels, that a CPU convolves as one matrix product of patches; and
+# fewest channels, and tiles of a batch, for which Winograd's algorithm pays there (in
+# float32; it would lose digits of bfloat16).
+_SMALL, _WIDE, _TILES = 64, 64, 64
 
 
 # Whether layers are traced for a CPU; None: if that is where they will run.
@@ -88,8 +88,7 @@ def convolve(x: Array, kernel: Array, stride: int) -> Array:
         # The same numbers as a matrix product, which XLA runs much faster on CPU.
         multiply = cpu.matmul if _on_cpu() else jnp.dot
         return multiply(x[:, ::stride, ::stride], kernel[0, 0])
-    wide = min(kernel.shape[2:]) >= _WIDE and x.dtype == jnp.float32
-    if _on_cpu() and wide and (rows, columns, stride) == (3, 3, 1):
+    if _on_cpu() and stride == 1 and _suits_winograd(x, kernel):
         return winograd.convolve(x, kernel)
     pixels = math.ceil(x.shape[1] / stride) * math.ceil(x.shape[2] / stride)
     if _on_cpu() and pixels <= _SMALL:
@@ -97,6 +96,17 @@ def convolve(x: Array, kernel: Array, stride: int) -> Array:
     if _on_cpu() and stride > 1 and kernel.shape[-1] >= _WIDE:
         return cpu.convolve_with_stride(x, kernel, stride)
     return xla.convolve(x, kernel, stride)
+
+
+def _suits_winograd(x: Array, kernel: Array) -> bool:
+    tiles = x.shape[0] * math.ceil(x.shape[1] / 2) * math.ceil(x.shape[2] / 2)
+    return (
+        kernel.shape[:2] == (3, 3)
+        and min(kernel.shape[2:]) >= _WIDE
+        and x.dtype == jnp.float32
+        # Exported for any number of pictures, B is not known.
+        and (not isinstance(tiles, int) or tiles >= _TILES)
+    )
 
 
 def max_pool(x: Array, size: int, stride: int) -> Array:
