@@ -97,9 +97,11 @@ def test_tasks(tmp_path):
 
 
 def test_memory(tmp_path):
-    _, found = run("memory", tmp_path, *TINY, "--repeats=1")
+    stages = ("--stages", "none", "2345")
+    _, found = run("memory", tmp_path, *TINY, *stages, "--repeats=1")
     assert_seconds(found["seconds"], 1)
-    assert found["temporary_bytes"]["all"] <= found["temporary_bytes"]["none"]
+    assert set(found["temporary_bytes"]) == {"none", "2345"}
+    assert all(found["temporary_bytes"].values())
 
 
 def test_harder_labels(tmp_path):

@@ -1,6 +1,7 @@
 """A document of headings, paragraphs, tables and figures, as Markdown and HTML."""
 
 import base64
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,5 +108,5 @@ def _html(block: Block) -> page.Element:
 
 
 def _unbroken(cell: str) -> str:
-    """Returns a cell in which no line ends between a mean and its deviation."""
-    return cell.replace(" ± ", "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}")
+    """Returns a cell without line breaks in a mean ± deviation or in an interval."""
+    return re.sub(r" (?=±)|(?<=±) |(?<=,) (?=[^,]*\])", "\N{NO-BREAK SPACE}", cell)
