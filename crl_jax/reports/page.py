@@ -52,10 +52,9 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { text-align: right; padding: .18rem .7rem .18rem 0;
   border-bottom: 1px solid var(--line); vertical-align: top; }
 th:first-child, td:first-child { text-align: left; }
-td:first-child:not(.long) { white-space: nowrap; }
+td:first-child { white-space: nowrap; }
 th { font-weight: 600; white-space: nowrap; }
 .scroll + .scroll, details + .scroll { margin-top: .8rem; }
-td.text { text-align: left; } td.long { text-align: left; word-break: break-all; }
 .share { display: inline-block; width: 7rem; height: .6rem; background: var(--fill);
   border-radius: 3px; overflow: hidden; } .share i { display: block; height: 100%;
   background: var(--accent); }
