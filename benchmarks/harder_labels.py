@@ -4,7 +4,8 @@
 
 writes runs/harder/labels.csv and a link to the pictures. Training pictures that are
 left over are used for validation, so that settings are chosen by many pictures; the
-test split stays as it is, and its labels too.
+test split stays as it is, and its labels too. With --retest, a share of the validation
+pictures is the test split instead: pictures of the same source as those of training.
 """
 
 import argparse
@@ -31,6 +32,7 @@ def main() -> None:
     add("--per_class", type=int, default=8, help="training pictures of a class")
     add("--rarest", type=int, help="of the last class, to which counts fall evenly")
     add("--noise", type=float, default=0.0, help="share of training labels exchanged")
+    add("--retest", type=float, default=0.0, help="share of val for a new test split")
     add("--seed", type=int, default=0)
     add("--out", type=Path, required=True, metavar="FOLDER")
     arguments = verb.parse_args()
@@ -46,6 +48,8 @@ def main() -> None:
     train = [row for row in rows if row["split"] == "train"]
     for task in sorted(set(rows[0]) - {"file", "split"}):
         exchange(train, task, arguments.noise)
+    if arguments.retest:
+        rows = retest(rows, arguments.retest)
     write(rows, arguments.manifest.parent, arguments.out)
     counts = {
         split: sum(row["split"] == split for row in rows)
@@ -74,6 +78,18 @@ def keep_few(rows: Iterable[Row], task: str, most: int, rarest: int | None) -> N
         count = round(most * ratio ** (i / max(1, len(classes) - 1)))
         for row in random.sample(of_class[name], len(of_class[name]))[count:]:
             row["split"] = "val"
+
+
+def retest(rows: list[Row], share: float) -> list[Row]:
+    """Returns the rows with a share of `val` as `test`, in place of the old test."""
+    val = [row for row in rows if row["split"] == "val"]
+    for row in random.sample(val, round(share * len(val))):
+        row["split"] = "retest"
+    return [
+        row | {"split": row["split"].removeprefix("re")}
+        for row in rows
+        if row["split"] != "test"
+    ]
 
 
 def exchange(rows: list[Row], task: str, share: float) -> None:

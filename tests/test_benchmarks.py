@@ -143,6 +143,12 @@ def test_harder_labels(tmp_path):
             assert row["split"] == before["split"] or before["split"] == "train"
     assert (tmp_path / "out" / "pictures").resolve() == tmp_path.resolve()
 
+    again = made("--per_class=8", "--retest=0.5")
+    test = [row for row in again if row["split"] == "test"]
+    assert len(test) == (60 - 3 * 8 + 6) / 2
+    assert all(original[row["file"]]["split"] != "test" for row in test)
+    assert len(again) == 60 + 6
+
 
 def test_scaling(tmp_path):
     meshes = ("--meshes", "1x1", "2x2")
