@@ -1,5 +1,6 @@
-"""Notebooks run from top to bottom, and are committed without outputs."""
+"""Notebooks run from top to bottom, and are committed with figures alone."""
 
+import base64
 import json
 import os
 import subprocess
@@ -28,7 +29,11 @@ def test_notebook_runs_from_top_to_bottom(path, tmp_path):
     """As one program, since a notebook's cells are plain Python here."""
     source = "\n".join("".join(cell["source"]) for cell in code_cells(path))
     (tmp_path / "configs").symlink_to(PROJECT / "configs")
-    environment = os.environ | {"PYTHONPATH": str(PROJECT), "HOME": str(tmp_path)}
+    environment = os.environ | {
+        "PYTHONPATH": str(PROJECT),
+        "HOME": str(tmp_path),
+        "MPLBACKEND": "Agg",
+    }
     del environment["XLA_FLAGS"]
     done = subprocess.run(
         [sys.executable, "-c", source],
@@ -44,14 +49,65 @@ def test_notebook_runs_from_top_to_bottom(path, tmp_path):
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_notebook_begins_with_what_it_is_and_how_to_install(path):
-    first, install = json.loads(path.read_text("utf-8"))["cells"][:2]
-    assert "".join(first["source"]).startswith("# ")
-    assert "%pip install" in "".join(install["source"])
+def test_notebook_begins_with_what_it_is_and_how_to_open_it(path):
+    first = json.loads(path.read_text("utf-8"))["cells"][0]
+    title, _, badge = "".join(first["source"]).splitlines()[:3]
+    assert title.startswith("# ")
+    assert badge == (
+        "[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]"
+        "(https://colab.research.google.com/#upload=true)"
+    )
+
+
+def test_notebooks_install_in_the_same_way():
+    cells = {"".join(code_cells(path)[0]["source"]) for path in NOTEBOOKS}
+    assert len(cells) == 1
+    for path in NOTEBOOKS:
+        assert json.loads(path.read_text("utf-8"))["cells"][1]["cell_type"] == "code"
+
+
+def run_install_cell(folder):
+    """In a Python that lacks the package, with a pip that says what it is given."""
+    (folder / "pip.py").write_text("import sys; print(*sys.argv[1:])")
+    source = "".join(code_cells(NOTEBOOKS[0])[0]["source"])
+    return subprocess.run(
+        [sys.executable, "-S", "-c", source],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(folder)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def test_install_cell_installs_the_wheel_beside_it(tmp_path):
+    (tmp_path / "crl_jax-0.1.0-py3-none-any.whl").touch()
+    done = run_install_cell(tmp_path)
+    assert done.stdout == "install --quiet crl_jax-0.1.0-py3-none-any.whl[compare]\n"
+
+
+def test_install_cell_says_which_wheel_it_lacks(tmp_path):
+    done = run_install_cell(tmp_path)
+    assert done.returncode != 0
+    assert "FileNotFoundError: upload crl_jax-*.whl" in done.stderr
+
+
+def test_install_cell_leaves_an_installed_package_alone(tmp_path):
+    (tmp_path / "crl_jax-0.1.0-py3-none-any.whl").touch()
+    (tmp_path / "crl_jax.py").touch()
+    done = run_install_cell(tmp_path)
+    assert (done.returncode, done.stdout) == (0, "")
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_notebook_is_committed_without_outputs(path):
+def test_notebook_is_committed_with_figures_alone(path):
+    outputs = []
     for cell in code_cells(path):
-        assert cell["outputs"] == []
         assert cell["execution_count"] is None
+        outputs += cell["outputs"]
+    assert outputs
+    for output in outputs:
+        assert list(output["data"]) == ["image/png"]
+        png = base64.b64decode(output["data"]["image/png"])
+        assert png.startswith(b"\x89PNG")
+        assert len(png) < 64_000
