@@ -37,6 +37,7 @@ footer { display: none !important; }
   border-bottom-color: var(--border-color-primary) !important;
   overflow-wrap: anywhere; }
 .answer td:first-child { overflow-wrap: normal; }
+.looked { flex-grow: 0 !important; }
 """
 
 
@@ -114,7 +115,7 @@ def build(predictor: Predictor, title: str) -> gr.Blocks:
                 )
             with gr.Column(scale=2, min_width=200):
                 text = gr.HTML(elem_id="answer", elem_classes="answer")
-        with gr.Row():
+        with gr.Row(equal_height=True):
             labels, looks = [], []
             for task in tasks:
                 with gr.Column(min_width=200):
@@ -127,6 +128,7 @@ def build(predictor: Predictor, title: str) -> gr.Blocks:
                             format="png",
                             interactive=False,
                             buttons=[],
+                            elem_classes="looked",
                         )
                     )
         outputs = [text, *labels, *looks]
