@@ -57,8 +57,8 @@ def clone(tmp_path_factory, solid_pictures):
     """A folder with the project's files, and a user's `labels.csv` and `kinds.csv`."""
     folder = tmp_path_factory.mktemp("readme") / "clone"
     folder.mkdir()
-    names = ("crl_jax", "configs", "Makefile", "setup.cfg", "requirements.txt")
-    names += ("requirements-onnx.txt",)
+    names = ("crl_jax", "configs", "benchmarks", "Makefile", "setup.cfg")
+    names += ("requirements.txt", "requirements-onnx.txt")
     for name in names:
         source = PROJECT / name
         copy = shutil.copytree if source.is_dir() else shutil.copy
@@ -123,7 +123,8 @@ NEEDS = {
 
 def why_not(clone, words):
     """Returns why a command cannot be run here; None if it can."""
-    on_photographs = any("../shared/" in w or "runs/grocery" in w for w in words)
+    made_of_them = ("../shared/", "runs/grocery", "runs/few", "runs/same")
+    on_photographs = any(part in word for word in words for part in made_of_them)
     if on_photographs and not (clone.parent / "shared").exists():
         return "no real photographs: ../shared is not there"
     for word, package in NEEDS.items():
