@@ -6,6 +6,7 @@ import logging
 import shutil
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -225,11 +226,17 @@ def _drop_late_answers() -> None:
     """Keeps quiet about arrays that fail after another one has.
 
     Orbax raises the first failure and closes its event loop; of hundreds of arrays each
-    that ends later would print a traceback.
+    that ends later would print a traceback, each not yet begun a warning.
     """
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    not_begun = "coroutine '_read_array_index_and_device_put' was never awaited"
+    warnings.filterwarnings("ignore", not_begun, RuntimeWarning)
     before = sys.unraisablehook
-    late = "Event loop is closed", "Encountered error while reading array index"
+    late = (
+        "Event loop is closed",
+        "Encountered error while reading array index",
+        not_begun,  # where warnings are errors
+    )
 
     def hook(unraisable: "sys.UnraisableHookArgs") -> None:
         if not str(unraisable.exc_value).startswith(late):

@@ -3,6 +3,8 @@
 import json
 import re
 import shutil
+import sys
+import warnings
 from contextlib import closing
 
 import chex
@@ -11,7 +13,7 @@ import numpy as np
 import pytest
 
 from crl_jax import evaluation, workdir
-from crl_jax.checkpoints import Checkpoints
+from crl_jax.checkpoints import Checkpoints, _drop_late_answers
 from crl_jax.errors import UserError
 from crl_jax.train import train
 
@@ -102,6 +104,24 @@ def test_any_bit_of_the_arrays(saved, tmp_path, capsys):
     largest = max(files_of_newest(saved), key=lambda f: (directory / f).stat().st_size)
     for i in range(4):
         check_damage(saved, tmp_path / str(i), largest, "flipped", rng, capsys)
+
+
+async def _read_array_index_and_device_put():
+    """Named as the one of Orbax."""
+
+
+@pytest.mark.parametrize("action", ["error", "default"])
+def test_arrays_that_were_not_begun_say_nothing(action, monkeypatch):
+    """As when the reading of another array failed: Orbax leaves theirs where it was."""
+    said = []
+    monkeypatch.setattr(sys, "unraisablehook", said.append)
+    with warnings.catch_warnings(record=True, action=action) as warned:
+        _drop_late_answers.__wrapped__()
+        if action == "error":
+            warnings.simplefilter("error")  # as pytest does for each test
+        _read_array_index_and_device_put()
+    assert not said
+    assert not warned
 
 
 def test_a_run_goes_on_from_the_checkpoint_before(trained, saved, tmp_path, capsys):
