@@ -87,8 +87,10 @@ def make_differentiate(
             ahead = lax.psum(ahead, DATA_AXIS)
         weights = method.weights(state.weighting, ahead, seen)
         batch_stats, summands = _accumulate(backwards, old_stats, batch, parts)
-        # Everything crosses the wire here, once.
-        gradients, by_task, sums = lax.psum(summands, DATA_AXIS)
+        if lax.axis_size(DATA_AXIS) > 1:  # XLA would copy what has nowhere to go
+            # Everything crosses the wire here, once.
+            summands = lax.psum(summands, DATA_AXIS)
+        gradients, by_task, sums = summands
         if network.task_devices > 1:
             own, shared = split_layers(gradients, network.stacked_layers)
             gradients = own | lax.psum(shared, TASK_AXIS)

@@ -64,26 +64,35 @@ def make_train_step(
             state.weighting, found.weights, means, seen, found.by_task
         )
         gradients = found.weighted | combined
+        finite = _all_finite(losses_now, norm(gradients))
 
-        frozen, trained = split_layers(state.variables["params"], network.frozen_layers)
-        updates, opt_state = optimizer.update(gradients, state.opt_state, trained)
-        trained = optax.apply_updates(trained, updates)
-        variables = {"params": frozen | trained, "batch_stats": found.batch_stats}
-        average = state.average
-        if average is not None:
-            average = optim.update_average(
-                average, variables, state.step, config.optim.ema
+        def updated(state: TrainState) -> TrainState:
+            params = state.variables["params"]
+            frozen, trained = split_layers(params, network.frozen_layers)
+            updates, opt_state = optimizer.update(gradients, state.opt_state, trained)
+            trained = optax.apply_updates(trained, updates)
+            variables = {"params": frozen | trained, "batch_stats": found.batch_stats}
+            average = state.average
+            if average is not None:
+                average = optim.update_average(
+                    average, variables, state.step, config.optim.ema
+                )
+            return TrainState(
+                step=state.step + 1,
+                variables=variables,
+                opt_state=opt_state,
+                average=average,
+                weighting=remembered,
+                sums=jax.tree.map(jnp.add, state.sums, found.sums),
+                skipped=state.skipped,
             )
-        new = TrainState(
-            step=state.step + 1,
-            variables=variables,
-            opt_state=opt_state,
-            average=average,
-            weighting=remembered,
-            sums=jax.tree.map(jnp.add, state.sums, found.sums),
-            skipped=state.skipped,
+
+        good = finite if skip else finite & (state.skipped == 0)
+        new = layers.update_if(good, updated, state)
+        new = new.replace(
+            step=state.step + 1 if skip else new.step,
+            skipped=state.skipped + (~finite).astype(jnp.int32),
         )
-        new = _unless_broken(state, new, losses_now, norm(gradients), skip)
         return new, {
             "losses": losses_now,
             "weights": {task: weights[t] for t, task in enumerate(tasks)},
@@ -93,31 +102,11 @@ def make_train_step(
     return train_step
 
 
-def _unless_broken(
-    old: TrainState,
-    new: TrainState,
-    losses_now: Mapping[str, Array],
-    norm: Array,
-    skip: bool,
-) -> TrainState:
-    """Returns `new`, or `old` where a loss or the gradient is infinite or no number.
-
-    Args:
-      old: state before the step.
-      new: state after it.
-      losses_now: `{task: []}` of the step.
-      norm: of its gradient.
-      skip: whether the run goes on after such a step; it then counts as done.
-    """
+def _all_finite(losses_now: Mapping[str, Array], norm: Array) -> Array:
     finite = jnp.isfinite(norm)
     for loss in losses_now.values():
         finite &= jnp.isfinite(loss)
-    good = finite if skip else finite & (old.skipped == 0)
-    kept = jax.tree.map(lambda n, o: jnp.where(good, n, o), new, old)
-    return kept.replace(
-        step=new.step if skip else kept.step,
-        skipped=old.skipped + (~finite).astype(jnp.int32),
-    )
+    return finite
 
 
 def make_eval_step(

@@ -2,6 +2,7 @@
 
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -135,3 +136,46 @@ def test_layers_compute_the_same_on_every_backend(size, channels):
         elsewhere = outputs(*inputs)
     scale = float(jnp.abs(on_cpu).max())
     np.testing.assert_allclose(elsewhere, on_cpu, rtol=0, atol=1e-6 * scale)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_relu(shared):
+    x = normal(2, 3, 4)
+    x[0] = 0
+    assert_same(lambda x: layers.relu(x, shared), lambda x: jnp.where(x > 0, x, 0), x)
+
+
+@pytest.mark.parametrize("for_cpu", [True, False])
+def test_what_is_not_updated_stays_as_it_was(for_cpu):
+    """One at a time, and of several at once those alone whose condition fails."""
+    old = {"a": normal(3, 2), "b": np.arange(3, dtype=np.int32)}
+    good = np.array([True, False, True])
+
+    def update(tree):
+        return {"a": jnp.log(-jnp.abs(tree["a"])), "b": tree["b"] + 1}  # no numbers
+
+    with layers.traced_for(for_cpu):
+        several = jax.vmap(lambda g, o: layers.update_if(g, update, o))(good, old)
+        for i, one in enumerate(good):
+            of_one = jax.tree.map(lambda x, i=i: x[i], old)
+            alone = jax.jit(lambda g, o: layers.update_if(g, update, o))(one, of_one)
+            expected = update(of_one) if one else of_one
+            chex.assert_trees_all_equal(alone, expected)
+            chex.assert_trees_all_equal(
+                jax.tree.map(lambda x, i=i: x[i], several), alone
+            )
+
+
+def test_an_update_writes_over_what_it_is_given():
+    def step(old, good, gradient):
+        def update(old):
+            velocity = 0.9 * old["velocity"] + gradient + 1e-4 * old["param"]
+            return {"param": old["param"] - velocity, "velocity": velocity}
+
+        return layers.update_if(good, update, old)
+
+    zeros = np.zeros((1000, 100), np.float32)
+    jitted = jax.jit(step, donate_argnums=0)
+    old = {"param": zeros, "velocity": zeros}
+    compiled = jitted.lower(old, True, zeros).compile()
+    assert compiled.memory_analysis().temp_size_in_bytes < zeros.nbytes / 10

@@ -5,16 +5,18 @@ import contextvars
 import functools
 import math
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax import lax
 
 from crl_jax.models import cpu, winograd, xla
 
 Array = jax.Array
 Dtype = Any
+Tree = TypeVar("Tree")
 
 # Variance-preserving for the backward pass, as in He et al., "Delving Deep into
 # Rectifiers", and in torchvision's ResNets.
@@ -67,6 +69,22 @@ def options_to_train() -> CompilerOptions:
 def options_to_run_once() -> CompilerOptions:
     """Returns the options of programs that take longer to compile than to run."""
     return {"xla_backend_optimization_level": 1} if _on_cpu() else {}
+
+
+def update_if(condition: Array, update: Callable[[Tree], Tree], old: Tree) -> Tree:
+    """Returns `update(old)` where a condition holds, else `old`.
+
+    On a CPU as a branch, in which XLA writes over the old arrays; chosen element by
+    element, it would keep copies of them. A GPU would wait at a branch for its host.
+
+    Args:
+      condition: `[]` bool.
+      update: gives arrays of the same shapes and dtypes.
+      old: what it is given.
+    """
+    if _on_cpu():
+        return lax.cond(condition, update, lambda kept: kept, old)
+    return jax.tree.map(lambda n, o: jnp.where(condition, n, o), update(old), old)
 
 
 def convolve(x: Array, kernel: Array, stride: int) -> Array:
@@ -151,22 +169,28 @@ def _task_convolve(stride: int) -> Callable[[Array, Array], Array]:
     return task_convolve
 
 
-@jax.custom_vjp
-def relu(x: Array) -> Array:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def relu(x: Array, shared: bool = False) -> Array:
     """Returns max(x, 0); its derivative at 0 is 0.
 
     The derivative is read from the result, which the next layer keeps anyway;
     `jax.nn.relu` would keep a mask beside it.
+
+    Args:
+      x: of any shape.
+      shared: whether several layers read the result. XLA for CPUs would compute it for
+        each of them again, from all that it is computed from.
     """
-    return jnp.maximum(x, 0)
+    y = jnp.maximum(x, 0)
+    return lax.optimization_barrier(y) if shared and _on_cpu() else y
 
 
-def _relu_forward(x: Array) -> tuple[Array, Array]:
-    y = relu(x)
+def _relu_forward(x: Array, shared: bool) -> tuple[Array, Array]:
+    y = relu(x, shared)
     return y, y
 
 
-def _relu_backward(y: Array, y_bar: Array) -> tuple[Array]:
+def _relu_backward(shared: bool, y: Array, y_bar: Array) -> tuple[Array]:
     return (jnp.where(y > 0, y_bar, 0),)
 
 

@@ -152,7 +152,7 @@ class MultitaskResNet(nn.Module):
                 fuses = name in branched and self.fusion != "none"
                 if name in branched and not fuses:
                     shortcut = self._cross_residual(name)(shortcut)
-                x = layers.relu(residual + shortcut)
+                x = layers.relu(residual + shortcut, shared=True)
                 if fuses:
                     x = Fusion(self.fusion, name=f"{name}_cross")(x)
                 outputs.append(x)
