@@ -14,9 +14,14 @@ import jax.numpy as jnp
 from jax import lax
 
 Array = jax.Array
+Order = tuple[int, ...]
 
 # Axes of `[B, H, W, C]`, from behind, since each transform of them adds one in front.
 _ROWS, _COLUMNS = -3, -2
+
+# Rows, or columns, of a transformed kernel; those of one turned by half a turn are
+# these of the plain one.
+_PLAIN, _TURNED = (0, 1, 2, 3), (3, 1, 2, 0)
 
 
 @jax.custom_vjp
@@ -40,11 +45,12 @@ def _forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
 
 def _backward(kept: tuple[Array, Array], y_bar: Array) -> tuple[Array, Array]:
     x, kernel = kept
-    # The gradient of x is y_bar convolved with the kernel turned by half a turn.
+    # The gradient of x is y_bar convolved with the kernel turned by half a turn. Tiles
+    # in its order leave the transformed kernel as the forward pass has it.
     over_outputs = (((2,), (2,)), ((0,), (0,)))
-    turned = _transform_kernel(kernel[::-1, ::-1])
-    products = lax.dot_general(_tiles(y_bar), turned, over_outputs)
-    x_bar = _transform_back(products, x.shape)
+    tiles = _tiles(y_bar, _TURNED)
+    products = lax.dot_general(tiles, _transform_kernel(kernel), over_outputs)
+    x_bar = _transform_back(products, x.shape, _TURNED)
 
     over_tiles = (((1,), (1,)), ((0,), (0,)))
     products_bar = _transform_back_transposed(y_bar)
@@ -55,8 +61,13 @@ def _backward(kept: tuple[Array, Array], y_bar: Array) -> tuple[Array, Array]:
 convolve.defvjp(_forward, _backward)
 
 
-def _tiles(x: Array) -> Array:
-    """Returns the transformed tiles, `[16, tiles, C]`: `B^T d B` of the paper."""
+def _tiles(x: Array, order: Order = _PLAIN) -> Array:
+    """Returns the transformed tiles, `[16, tiles, C]`: `B^T d B` of the paper.
+
+    Args:
+      x: `[B, H, W, C]`.
+      order: of the rows, and of the columns, of the 4x4 elements.
+    """
     rows, columns = (math.ceil(n / 2) for n in x.shape[1:3])
     after = (1 + 2 * rows - x.shape[1], 1 + 2 * columns - x.shape[2])
     x = jnp.pad(x, ((0, 0), (1, after[0]), (1, after[1]), (0, 0)))
@@ -65,7 +76,8 @@ def _tiles(x: Array) -> Array:
             lax.slice_in_dim(x, i, i + 2 * tiles - 1, stride=2, axis=axis)
             for i in range(4)
         )
-        x = jnp.stack([a - c, b + c, c - b, b - d])
+        elements = a - c, b + c, c - b, b - d
+        x = jnp.stack([elements[i] for i in order])
     return x.reshape(16, -1, x.shape[-1])
 
 
@@ -89,18 +101,21 @@ def _transform_kernel_transposed(transformed: Array) -> Array:
     return kernel
 
 
-def _transform_back(products: Array, shape: tuple[int, ...]) -> Array:
+def _transform_back(
+    products: Array, shape: tuple[int, ...], order: Order = _PLAIN
+) -> Array:
     """Returns products `[16, tiles, C]` as pictures: `A^T m A` of the paper.
 
     Args:
       products: of tiles and kernel.
       shape: `[B, H, W, ...]` of the pictures.
+      order: of the tiles.
     """
     batch, rows, columns, _ = shape
     tiles = (batch, math.ceil(rows / 2), math.ceil(columns / 2))
     x = products.reshape(4, 4, *tiles, -1)
     for axis in (4, 2):  # behind columns, then behind rows
-        a, b, c, d = x
+        a, b, c, d = (x[i] for i in order)
         x = jnp.stack([a + b + c, b - c - d], axis)
     x = x.reshape(batch, 2 * tiles[1], 2 * tiles[2], -1)
     return x[:, :rows, :columns]
