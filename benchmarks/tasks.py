@@ -55,7 +55,7 @@ def compare_mapped(arguments: argparse.Namespace) -> turns.Seconds:
     def unit(in_branch: bool) -> Any:
         layer: Any = BottleneckUnit
         if in_branch:
-            layer = over_tasks(BottleneckUnit, tasks, input_is_shared=False)
+            layer = over_tasks(BottleneckUnit, tasks)
         conv = functools.partial(Conv, in_branch=in_branch)
         norm = functools.partial(BatchNorm, train=True)
         return layer(features, stride=1, conv=conv, norm=norm)

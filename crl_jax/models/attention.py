@@ -41,16 +41,16 @@ class StageAttention(nn.Module):
           x: `[B, H, W, C]`, of its last.
           before: `[T, B, 2 H, 2 W, C']`, from the stage before; None: there is none.
         """
-        mask = units.over_tasks(_Mask, self.tasks, input_is_shared=before is None)
+        mask = units.over_tasks(_Mask, self.tasks)
         mask = mask(x.shape[-1], norm=self.norm, dtype=self.dtype, name="mask")
+        early = units.to_each_task(early, self.tasks)
         if before is None:
             return mask(early) * x[None]
         carried = layers.Conv(
             x.shape[-1], size=3, stride=2, dtype=self.dtype, name="carry"
         )(before.reshape(-1, *before.shape[2:]))
         carried = layers.relu(self.norm(name="carry_norm")(carried))
-        carried = carried.reshape(self.tasks, *early.shape)
-        early = jnp.broadcast_to(early, carried.shape)
+        carried = carried.reshape(early.shape)
         return mask(jnp.concatenate([early, carried], axis=-1)) * x[None]
 
 

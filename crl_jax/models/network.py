@@ -129,7 +129,9 @@ class MultitaskResNet(nn.Module):
         unit_class, unit_settings, stage_sizes = self._architecture()
 
         x = self._normalise(images)
-        stem = self._layer(units.Stem, "stem" in branched, input_is_shared=True)
+        if "stem" in branched:
+            x = units.to_each_task(x, self._tasks_here)
+        stem = self._layer(units.Stem, "stem" in branched)
         channels = round(64 * self.width)
         norm = self._norm("stem", train)
         x = stem(channels, size=self.stem, norm=norm, name="stem")(x)
@@ -139,18 +141,20 @@ class MultitaskResNet(nn.Module):
             channels, outputs = round(64 * 2**stage * self.width), []
             for name in names:
                 stride = 2 if stage > 0 and name == names[0] else 1
+                in_branch = name in branched
+                if in_branch and x.ndim == 4:
+                    x = units.to_each_task(x, self._tasks_here)
                 unit = self._layer(
                     nn.remat(unit_class) if stage + 2 in self.remat else unit_class,
-                    name in branched,
-                    input_is_shared=x.ndim == 4,
+                    in_branch,
                 )
                 norm = self._norm(name, train)
                 unit = unit(
                     channels, stride=stride, norm=norm, name=name, **unit_settings
                 )
                 residual, shortcut = unit(x)
-                fuses = name in branched and self.fusion != "none"
-                if name in branched and not fuses:
+                fuses = in_branch and self.fusion != "none"
+                if in_branch and not fuses:
                     shortcut = self._cross_residual(name)(shortcut)
                 x = layers.relu(residual + shortcut, shared=True)
                 if fuses:
@@ -162,6 +166,11 @@ class MultitaskResNet(nn.Module):
 
         heads = units.Heads(dict(self.classes), self._task_axis, name="head")
         return heads(x if attended is None else attended)
+
+    @property
+    def _tasks_here(self) -> int:
+        """T of one device."""
+        return len(self.classes) // self.task_devices
 
     @property
     def _task_axis(self) -> str | None:
@@ -187,14 +196,11 @@ class MultitaskResNet(nn.Module):
             BatchNorm, train=train and not keeps, axis_name=self.batch_norm_axis
         )
 
-    def _layer(
-        self, layer: type[nn.Module], in_branch: bool, input_is_shared: bool
-    ) -> Callable[..., Any]:
+    def _layer(self, layer: type[nn.Module], in_branch: bool) -> Callable[..., Any]:
         """Returns `layer` with its kind of convolution, branched over tasks or not."""
         conv = functools.partial(layers.Conv, dtype=self.dtype, in_branch=in_branch)
         if in_branch:
-            tasks = len(self.classes) // self.task_devices
-            layer = units.over_tasks(layer, tasks, input_is_shared)
+            layer = units.over_tasks(layer, self._tasks_here)
         return functools.partial(layer, conv=conv)
 
     def _cross_residual(self, unit_name: str) -> CrossResidual:

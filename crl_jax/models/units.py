@@ -110,19 +110,27 @@ def _shortcut(unit: BasicUnit | BottleneckUnit, x: Array, channels: int) -> Arra
     return unit.norm(name="projection_norm")(x)
 
 
-def over_tasks(layer: type[nn.Module], tasks: int, input_is_shared: bool) -> Any:
-    """Returns `layer` with a leading task axis on parameters and outputs.
+def over_tasks(layer: type[nn.Module], tasks: int) -> Any:
+    """Returns `layer` with a leading task axis on parameters, inputs and outputs.
 
     Parameters and batch statistics become `[T, ...]`, each task's initialised by a key
-    of its own. The input is `[T, B, H, W, C]`, or `[B, H, W, C]` where it is shared.
+    of its own. The input is `[T, B, H, W, C]`.
     """
     return nn.vmap(
         layer,
-        in_axes=None if input_is_shared else 0,
         variable_axes={"params": 0, "batch_stats": 0},
         split_rngs={"params": True},
         axis_size=tasks,
     )
+
+
+def to_each_task(x: Array, tasks: int) -> Array:
+    """Returns a shared `[B, H, W, C]` as `[T, B, H, W, C]`.
+
+    Its gradient is a sum of slices, which XLA computes while it reads them; that of a
+    broadcast would be a reduction over the first axis, much slower on a CPU.
+    """
+    return jnp.stack([x] * tasks)
 
 
 class Heads(nn.Module):
