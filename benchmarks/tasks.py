@@ -179,7 +179,12 @@ def network_gradient(
 
 
 def compiled(function: Callable[..., Any], *inputs: Any) -> Program:
-    """Returns the function of these inputs, compiled."""
+    """Returns the function of these inputs, compiled.
+
+    They are on the device: XLA would compute in another thread while it waits for them,
+    and there take and clear new memory each time (see `devices.start`).
+    """
+    inputs = jax.block_until_ready(jax.device_put(inputs))
     options = layers.options_to_train()
     program = jax.jit(function, compiler_options=options).lower(*inputs).compile()
     return lambda: program(*inputs)
