@@ -48,7 +48,8 @@ def traced_for(cpu: bool) -> Iterator[None]:
         _for_cpu.reset(token)
 
 
-def _on_cpu() -> bool:
+def on_cpu() -> bool:
+    """Returns whether layers are traced for a CPU."""
     chosen = _for_cpu.get()
     return jax.default_backend() == "cpu" if chosen is None else chosen
 
@@ -63,12 +64,12 @@ def options_to_train() -> CompilerOptions:
     XLA for CPUs takes optimisation barriers away before it looks for what is computed
     twice; it would then keep what `nn.remat` means to compute again.
     """
-    return {"xla_disable_hlo_passes": "cse_barrier_expander"} if _on_cpu() else {}
+    return {"xla_disable_hlo_passes": "cse_barrier_expander"} if on_cpu() else {}
 
 
 def options_to_run_once() -> CompilerOptions:
     """Returns the options of programs that take longer to compile than to run."""
-    return {"xla_backend_optimization_level": 1} if _on_cpu() else {}
+    return {"xla_backend_optimization_level": 1} if on_cpu() else {}
 
 
 def update_if(condition: Array, update: Callable[[Tree], Tree], old: Tree) -> Tree:
@@ -82,7 +83,7 @@ def update_if(condition: Array, update: Callable[[Tree], Tree], old: Tree) -> Tr
       update: gives arrays of the same shapes and dtypes.
       old: what it is given.
     """
-    if _on_cpu():
+    if on_cpu():
         return lax.cond(condition, update, lambda kept: kept, old)
     return jax.tree.map(lambda n, o: jnp.where(condition, n, o), update(old), old)
 
@@ -104,14 +105,14 @@ def convolve(x: Array, kernel: Array, stride: int) -> Array:
     rows, columns = kernel.shape[:2]
     if (rows, columns) == (1, 1):
         # The same numbers as a matrix product, which XLA runs much faster on CPU.
-        multiply = cpu.matmul if _on_cpu() else jnp.dot
+        multiply = cpu.matmul if on_cpu() else jnp.dot
         return multiply(x[:, ::stride, ::stride], kernel[0, 0])
-    if _on_cpu() and stride == 1 and _suits_winograd(x, kernel):
+    if on_cpu() and stride == 1 and _suits_winograd(x, kernel):
         return winograd.convolve(x, kernel)
     pixels = math.ceil(x.shape[1] / stride) * math.ceil(x.shape[2] / stride)
-    if _on_cpu() and pixels <= _SMALL:
+    if on_cpu() and pixels <= _SMALL:
         return cpu.convolve_patches(x, kernel, stride)
-    if _on_cpu() and stride > 1 and kernel.shape[-1] >= _WIDE:
+    if on_cpu() and stride > 1 and kernel.shape[-1] >= _WIDE:
         return cpu.convolve_with_stride(x, kernel, stride)
     return xla.convolve(x, kernel, stride)
 
@@ -138,7 +139,7 @@ def max_pool(x: Array, size: int, stride: int) -> Array:
     Returns:
       `[B, ceil(H / stride), ceil(W / stride), C]`.
     """
-    pool = cpu.max_pool if _on_cpu() else xla.max_pool
+    pool = cpu.max_pool if on_cpu() else xla.max_pool
     return pool(x, size, stride)
 
 
@@ -182,7 +183,7 @@ def relu(x: Array, shared: bool = False) -> Array:
         each of them again, from all that it is computed from.
     """
     y = jnp.maximum(x, 0)
-    return lax.optimization_barrier(y) if shared and _on_cpu() else y
+    return lax.optimization_barrier(y) if shared and on_cpu() else y
 
 
 def _relu_forward(x: Array, shared: bool) -> tuple[Array, Array]:
@@ -220,6 +221,7 @@ class Conv(nn.Module):
         shape = (self.size, self.size, x.shape[-1], self.features)
         kernel = self.param("kernel", he_normal, shape, jnp.float32)
         x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
-        if self.in_branch:
+        # Products of all tasks are one product with T as its batch dimension.
+        if self.in_branch and self.size > 1:
             return _task_convolve(self.stride)(x, kernel)
         return convolve(x, kernel, self.stride)
