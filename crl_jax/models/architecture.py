@@ -2,13 +2,13 @@
 
 from typing import Any
 
-from flax import linen as nn
-
 from crl_jax.errors import UserError
 from crl_jax.models import units
 
+Unit = type[units.BasicUnit] | type[units.BottleneckUnit]
+
 # Depth: kind of unit, and how many a stage (He et al. 2015, table 1). 12 is a tiny one.
-ARCHITECTURES: dict[int, tuple[type[nn.Module], tuple[int, int, int, int]]] = {
+ARCHITECTURES: dict[int, tuple[Unit, tuple[int, int, int, int]]] = {
     12: (units.BasicUnit, (1, 1, 1, 2)),
     18: (units.BasicUnit, (2, 2, 2, 2)),
     34: (units.BasicUnit, (3, 4, 6, 3)),

@@ -32,12 +32,17 @@ from crl_jax.models.attention import StageAttention
 from crl_jax.models.batch_norm import BatchNorm
 from crl_jax.models.cross_residual import CrossResidual
 from crl_jax.models.fusion import Fusion
+from crl_jax.models.groups import groups_in_cache, in_groups
 
 Array = jax.Array
 
 # The mapped axes over which a batch, and the task axis, are divided over devices.
 DATA_AXIS = "data"
 TASK_AXIS = "task"
+
+# Stages from the first that can be computed a few pictures at a time: their activations
+# are large and their kernels small.
+_EARLY = 2
 
 
 class MultitaskResNet(nn.Module):
@@ -125,47 +130,95 @@ class MultitaskResNet(nn.Module):
         Raises:
           UserError: `branch_from` is not a layer of this network.
         """
-        branched = branched_layers(self.depth, self.branch_from)
-        unit_class, unit_settings, stage_sizes = self._architecture()
-
-        x = self._normalise(images)
-        if "stem" in branched:
-            x = units.to_each_task(x, self._tasks_here)
-        stem = self._layer(units.Stem, "stem" in branched)
-        channels = round(64 * self.width)
-        norm = self._norm("stem", train)
-        x = stem(channels, size=self.stem, norm=norm, name="stem")(x)
+        groups = self._groups(images, train)
+        if groups > 1:
+            x = in_groups(MultitaskResNet._early_stages, self, images, groups)
+        else:
+            x = self._stem(images, train)
 
         attended = None
-        for stage, names in enumerate(unit_names(stage_sizes)):
-            channels, outputs = round(64 * 2**stage * self.width), []
-            for name in names:
-                stride = 2 if stage > 0 and name == names[0] else 1
-                in_branch = name in branched
-                if in_branch and x.ndim == 4:
-                    x = units.to_each_task(x, self._tasks_here)
-                unit = self._layer(
-                    nn.remat(unit_class) if stage + 2 in self.remat else unit_class,
-                    in_branch,
-                )
-                norm = self._norm(name, train)
-                unit = unit(
-                    channels, stride=stride, norm=norm, name=name, **unit_settings
-                )
-                residual, shortcut = unit(x)
-                fuses = in_branch and self.fusion != "none"
-                if in_branch and not fuses:
-                    shortcut = self._cross_residual(name)(shortcut)
-                x = layers.relu(residual + shortcut, shared=True)
-                if fuses:
-                    x = Fusion(self.fusion, name=f"{name}_cross")(x)
-                outputs.append(x)
+        for stage in range(_EARLY if groups > 1 else 0, len(self._unit_names)):
+            outputs = self._stage(stage, x, train)
+            x = outputs[-1]
             if self.fusion == "mtan":
                 attend = self._attention(f"res{stage + 2}_cross", train)
                 attended = attend(outputs[0], x, attended)
 
         heads = units.Heads(dict(self.classes), self._task_axis, name="head")
         return heads(x if attended is None else attended)
+
+    def _early_stages(self, images: Array) -> Array:
+        """Returns what stem and early stages give, where all tasks share them."""
+        x = self._stem(images, train=False)
+        for stage in range(_EARLY):
+            x = self._stage(stage, x, train=False)[-1]
+        return x
+
+    def _stem(self, images: Array, train: bool) -> Array:
+        """Returns what the stem gives, `[B, H', W', C]`, or `[T, ...]` if branched."""
+        x, in_branch = self._normalise(images), "stem" in self._branched
+        if in_branch:
+            x = units.to_each_task(x, self._tasks_here)
+        stem, norm = self._layer(units.Stem, in_branch), self._norm("stem", train)
+        return stem(self._channels(0), size=self.stem, norm=norm, name="stem")(x)
+
+    def _stage(self, stage: int, x: Array, train: bool) -> list[Array]:
+        """Returns what each unit of a stage gives, the first stage being 0."""
+        unit_class = ARCHITECTURES[self.depth][0]
+        settings: dict[str, Any] = {}
+        if unit_class is units.BottleneckUnit:
+            settings["stride_in"] = self.stride_in
+        if stage + 2 in self.remat:
+            unit_class = nn.remat(unit_class)
+
+        names, outputs = self._unit_names[stage], []
+        for name in names:
+            in_branch = name in self._branched
+            if in_branch and x.ndim == 4:
+                x = units.to_each_task(x, self._tasks_here)
+            residual, shortcut = self._layer(unit_class, in_branch)(
+                self._channels(stage),
+                stride=2 if stage > 0 and name == names[0] else 1,
+                norm=self._norm(name, train),
+                name=name,
+                **settings,
+            )(x)
+            fuses = in_branch and self.fusion != "none"
+            if in_branch and not fuses:
+                shortcut = self._cross_residual(name)(shortcut)
+            x = layers.relu(residual + shortcut, shared=True)
+            if fuses:
+                x = Fusion(self.fusion, name=f"{name}_cross")(x)
+            outputs.append(x)
+        return outputs
+
+    def _groups(self, images: Array, train: bool) -> int:
+        """Returns in how many groups of pictures `_early_stages` computes; 1: not used.
+
+        Pictures depend on each other where batch norm uses the statistics of a batch.
+        """
+        last = self._unit_names[_EARLY - 1][-1]
+        depend = train and last not in self.frozen_layers
+        keeps = self.is_initializing() or self.is_mutable_collection("intermediates")
+        if depend or keeps or last in self._branched or self.fusion == "mtan":
+            return 1
+        count, rows, columns, _ = images.shape
+        pixels = rows * columns // (16 if self.stem == "large" else 1)
+        channels = self._channels(0) * ARCHITECTURES[self.depth][0].expansion
+        picture_bytes = pixels * channels * jnp.dtype(self.dtype).itemsize
+        return groups_in_cache(count, picture_bytes)
+
+    @property
+    def _branched(self) -> frozenset[str]:
+        return branched_layers(self.depth, self.branch_from)
+
+    @property
+    def _unit_names(self) -> list[list[str]]:
+        return unit_names(ARCHITECTURES[self.depth][1])
+
+    def _channels(self, stage: int) -> int:
+        """Returns the channels inside a stage's units, the first stage being 0."""
+        return round(64 * 2**stage * self.width)
 
     @property
     def _tasks_here(self) -> int:
@@ -175,12 +228,6 @@ class MultitaskResNet(nn.Module):
     @property
     def _task_axis(self) -> str | None:
         return TASK_AXIS if self.task_devices > 1 else None
-
-    def _architecture(self) -> tuple[type[nn.Module], dict[str, Any], tuple[int, ...]]:
-        unit_class, stage_sizes = ARCHITECTURES[self.depth]
-        bottleneck = unit_class is units.BottleneckUnit
-        settings = {"stride_in": self.stride_in} if bottleneck else {}
-        return unit_class, settings, stage_sizes
 
     def _normalise(self, images: Array) -> Array:
         mean, std = (
