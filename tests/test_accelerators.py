@@ -1,0 +1,63 @@
+"""The step that a GPU's or TPU's compiler is given; this needs no such device."""
+
+import collections
+import re
+
+import jax
+import pytest
+from test_step import CLASSES, KINDS, make, make_batch
+
+from crl_jax.devices import make_mesh, put_batch
+from crl_jax.models import layers
+from crl_jax.program import Program
+
+# What would wait for the host, or for another program.
+WAITS = ("case", "if", "infeed", "outfeed", "send", "recv", "custom_call")
+
+
+@pytest.fixture(params=["cuda", "tpu"])
+def platform(request):
+    return request.param
+
+
+def lowered(platform, task_devices=1, **changes):
+    """Returns a step's StableHLO, and how many arrays its state has."""
+    changes |= {"train.task_devices": task_devices}
+    with layers.traced_for(cpu=platform == "cpu"):
+        config, network, _, _ = make(**changes)
+        mesh = make_mesh(task_devices, len(CLASSES))
+        program = Program(config, KINDS, network, mesh, lambda _: 0.1)
+        traced = program.train_step().trace(
+            program.abstract_state, put_batch(make_batch(), mesh)
+        )
+        text = traced.lower(lowering_platforms=(platform,)).as_text()
+    return text, len(jax.tree.leaves(program.abstract_state))
+
+
+def operations(text):
+    return set(re.findall(r"\bstablehlo\.(\w+)", text))
+
+
+def products(text):
+    """Counts convolutions and matrix products by what they compute with."""
+    lines = re.findall(r"stablehlo\.(?:convolution|dot_general)\b.* : (.*)", text)
+    return collections.Counter(
+        frozenset(re.findall(r"x([a-z]+\d+)>", x)) for x in lines
+    )
+
+
+def test_products_are_of_bfloat16_but_for_the_heads(platform):
+    text, _ = lowered(platform, **{"model.dtype": "bfloat16"})
+    found = products(text)
+    assert set(found) == {frozenset({"bf16"}), frozenset({"f32"})}
+    # A head is a product in float32, and so are its two gradients.
+    assert found[frozenset({"f32"})] == 3 * len(CLASSES)
+
+
+@pytest.mark.parametrize("task_devices", [1, 2])
+def test_nothing_waits_and_the_state_is_written_over(platform, task_devices):
+    text, leaves = lowered(platform, task_devices)
+    assert not operations(text) & set(WAITS)
+    arguments = re.search(r"func public @main\((.*?)\) -> ", text, re.DOTALL)[1]
+    assert arguments.count("tf.aliasing_output") == leaves
+    assert "case" in operations(lowered("cpu")[0])  # which a CPU does not mind
