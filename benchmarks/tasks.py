@@ -134,7 +134,11 @@ def compare_counts(arguments: argparse.Namespace) -> turns.Seconds:
     # What a task would cost if its arithmetic ran as fast as all of the first network.
     expected = medians[0] * added / flops[0]
     rows = [
-        [name, *turns.milliseconds(found), f"{1e3 * (start + slope * int(name)):,.1f}"]
+        [
+            name,
+            *turns.milliseconds(found),
+            turns.milliseconds([start + slope * int(name)])[0],
+        ]
         for name, found in seconds.items()
     ]
     terminal.print_table(

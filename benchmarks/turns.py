@@ -10,6 +10,9 @@ from pathlib import Path
 
 CORES = len(os.sched_getaffinity(0))
 
+# In the first steps of a process the memory that is kept still grows.
+_NOT_MEASURED = 3
+
 Seconds = dict[str, list[float]]  # {name: one measurement a turn}
 
 
@@ -38,7 +41,7 @@ def network_flags(arguments: argparse.Namespace) -> list[str]:
 def measure(
     contestants: Mapping[str, Callable[[], object]], repeats: int
 ) -> tuple[Seconds, Seconds]:
-    """Runs each contestant once a turn, after a turn that is not measured.
+    """Runs each contestant once a turn, after some turns that are not measured.
 
     Args:
       contestants: what to run; arrays of JAX that they return are waited for.
@@ -51,11 +54,11 @@ def measure(
 
     wall: Seconds = {name: [] for name in contestants}
     cpu: Seconds = {name: [] for name in contestants}
-    for turn in range(repeats + 1):
+    for turn in range(_NOT_MEASURED + repeats):
         for name, run in contestants.items():
             cpu_start, start = time.process_time(), time.perf_counter()
             jax.block_until_ready(run())
-            if turn:
+            if turn >= _NOT_MEASURED:
                 wall[name].append(time.perf_counter() - start)
                 cpu[name].append(time.process_time() - cpu_start)
     return wall, cpu
@@ -68,8 +71,9 @@ def ratio(a: Sequence[float], b: Sequence[float]) -> float:
 
 def milliseconds(seconds: Sequence[float]) -> list[str]:
     """Returns the median, and the range, as cells of a table."""
+    digits = 1 if max(seconds) < 0.1 else 0
     low, middle, high = (
-        f"{1e3 * f(seconds):,.1f}" for f in (min, statistics.median, max)
+        f"{1e3 * f(seconds):,.{digits}f}" for f in (min, statistics.median, max)
     )
     return [middle, f"{low}-{high}"]
 
