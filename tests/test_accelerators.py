@@ -46,6 +46,26 @@ def products(text):
     )
 
 
+def every_other(text):
+    """Returns the names of what is cut from pictures in strides."""
+    return set(re.findall(r"(%\w+) = stablehlo\.slice .*:\d+:2\b", text))
+
+
+def factors(text):
+    """Returns the names of what is multiplied by `dot_general`."""
+    lines = re.findall(r"stablehlo\.dot_general (%\w+), (%\w+)", text)
+    return {name for names in lines for name in names}
+
+
+def test_no_product_of_every_other_pixel_and_no_grouped_convolution():
+    """XLA for GPUs crashes at the first's gradient, and the second is slow."""
+    text, _ = lowered("cuda", **{"model.branch_from": "stem"})
+    assert not every_other(text) & factors(text)
+    assert set(re.findall(r"feature_group_count = (\d+)", text)) == {"1"}
+    text, _ = lowered("cpu", **{"model.branch_from": "stem"})
+    assert every_other(text) & factors(text)
+
+
 def test_products_are_of_bfloat16_but_for_the_heads(platform):
     text, _ = lowered(platform, **{"model.dtype": "bfloat16"})
     found = products(text)

@@ -10,7 +10,7 @@ import pytest
 from flax import linen as nn
 from jax import lax
 
-from crl_jax.models import cpu, layers, winograd
+from crl_jax.models import cpu, layers, windows, winograd
 
 
 def normal(*shape, seed=0):
@@ -107,17 +107,21 @@ def test_winograd_rounds_as_little_as_a_plain_convolution():
 
 @pytest.mark.parametrize("size", [(6, 8), (7, 5), (1, 1)])
 @pytest.mark.parametrize("stride", [1, 2])
-def test_max_pool(size, stride):
-    assert_same(
-        lambda x: cpu.max_pool(x, 3, stride),
-        lambda x: xla_max_pool(x, 3, stride),
-        normal(2, *size, 3),
+@pytest.mark.parametrize("as_operation", [True, False])
+def test_max_pool(size, stride, as_operation):
+    x = normal(2, *size, 3)
+    ours = functools.partial(
+        windows.max_pool, size=3, stride=stride, as_operation=as_operation
     )
+    assert_same(ours, lambda x: xla_max_pool(x, 3, stride), x)
+    # Where no gradient is asked for.
+    np.testing.assert_array_equal(ours(x), xla_max_pool(x, 3, stride))
 
 
 def test_max_pool_gives_the_gradient_to_the_first_of_equals():
     x = np.array([[3, 3, 1], [2, 3, 0], [3, 0, 3]], np.float32).reshape(1, 3, 3, 1)
-    assert_same(lambda x: cpu.max_pool(x, 3, 2), lambda x: xla_max_pool(x, 3, 2), x)
+    ours = functools.partial(windows.max_pool, size=3, stride=2, as_operation=False)
+    assert_same(ours, lambda x: xla_max_pool(x, 3, 2), x)
 
 
 @pytest.mark.parametrize(("size", "channels"), [(8, 6), (20, 6), (20, 64)])
@@ -136,6 +140,21 @@ def test_layers_compute_the_same_on_every_backend(size, channels):
         elsewhere = outputs(*inputs)
     scale = float(jnp.abs(on_cpu).max())
     np.testing.assert_allclose(elsewhere, on_cpu, rtol=0, atol=1e-6 * scale)
+
+
+@pytest.mark.parametrize("for_cpu", [True, False])
+def test_means_of_powers(for_cpu):
+    x = normal(2, 3, 4, 5)
+    with layers.traced_for(for_cpu):
+        means, means_of_squares = layers.means_of_powers(x)
+        each = jax.vmap(layers.means_of_powers)(np.stack([x, 2 * x]))
+    over = (0, 1, 2)
+    np.testing.assert_allclose(means, x.mean(over), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(means_of_squares, (x * x).mean(over), rtol=1e-5)
+    np.testing.assert_allclose(each[0], [means, 2 * means], rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(
+        each[1], [means_of_squares, 4 * means_of_squares], rtol=1e-5
+    )
 
 
 @pytest.mark.parametrize("shared", [False, True])

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 
+from crl_jax.models import layers
+
 Array = jax.Array
 
 
@@ -59,9 +61,7 @@ def batch_statistics(x: Array, axis_name: str | None) -> tuple[Array, Array]:
       x: `[B, H, W, C]`.
       axis_name: mapped axis over which they are averaged; None: not at all.
     """
-    x = x.astype(jnp.float32)
-    mean = jnp.mean(x, axis=(0, 1, 2))
-    mean_of_squares = jnp.mean(x * x, axis=(0, 1, 2))
+    mean, mean_of_squares = layers.means_of_powers(x.astype(jnp.float32))
     if axis_name is not None:
         mean, mean_of_squares = lax.pmean((mean, mean_of_squares), axis_name)
     # Rounding can push the variance of a constant channel below zero.

@@ -4,13 +4,13 @@ Each computes what XLA's own does. docs/benchmarks.md has the measurements.
 """
 
 import functools
-import math
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from crl_jax.models import xla
+from crl_jax.models.windows import shifted
 
 Array = jax.Array
 
@@ -121,7 +121,7 @@ def _convolve_with_stride_backward(
 ) -> tuple[Array, Array]:
     x, kernel = kept
     columns = kernel.shape[1]
-    seen = _shifted(x, kernel.shape[:2], stride, 0)
+    seen = shifted(x, kernel.shape[:2], stride, 0)
     rows = (seen[i : i + columns] for i in range(0, len(seen), columns))
     products = [_weight_gradient(jnp.concatenate(row, -1), y_bar) for row in rows]
     (x_bar,) = jax.linear_transpose(lambda x: xla.convolve(x, kernel, stride), x)(y_bar)
@@ -135,75 +135,4 @@ convolve_with_stride.defvjp(
 
 def _patches(x: Array, size: tuple[int, ...], stride: int) -> Array:
     """Returns what a kernel sees at each place: `[B, H', W', rows * columns * C]`."""
-    return jnp.concatenate(_shifted(x, size, stride, 0), axis=-1)
-
-
-def _shifted(
-    x: Array, size: tuple[int, ...], stride: int, padding: float
-) -> list[Array]:
-    """Returns what each element of a kernel sees, `[B, H', W', C]` each, row by row.
-
-    Args:
-      x: `[B, H, W, C]`; it is padded by half the kernel on every side.
-      size: rows and columns of the kernel, odd.
-      stride: of both rows and columns.
-      padding: value to pad with.
-    """
-    (rows, columns), (top, left) = size, (size[0] // 2, size[1] // 2)
-    new_rows, new_columns = (math.ceil(n / stride) for n in x.shape[1:3])
-    pad = ((0, 0), (top, top), (left, left), (0, 0))
-    x = jnp.pad(x, pad, constant_values=padding)
-    return [
-        x[:, i : i + stride * new_rows : stride, j : j + stride * new_columns : stride]
-        for i in range(rows)
-        for j in range(columns)
-    ]
-
-
-# XLA's gradient of max pooling searches each window again: ten times slower.
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
-def max_pool(x: Array, size: int, stride: int) -> Array:
-    """Returns the largest value of each window, padded by half of it on every side.
-
-    The gradient goes to the first of equal values, as XLA's does.
-
-    Args:
-      x: `[B, H, W, C]`.
-      size: rows and columns of a window, odd.
-      stride: of both rows and columns.
-
-    Returns:
-      `[B, ceil(H / stride), ceil(W / stride), C]`.
-    """
-    return _max_and_place(x, size, stride)[0]
-
-
-def _max_and_place(x: Array, size: int, stride: int) -> tuple[Array, Array]:
-    """Returns the largest value of each window, and its place in the window, uint8."""
-    largest, *others = _shifted(x, (size, size), stride, -jnp.inf)
-    place = jnp.zeros(largest.shape, jnp.uint8)
-    for i, value in enumerate(others, start=1):
-        larger = value > largest
-        largest = jnp.where(larger, value, largest)
-        place = jnp.where(larger, jnp.uint8(i), place)
-    return largest, place
-
-
-def _max_pool_forward(
-    x: Array, size: int, stride: int
-) -> tuple[Array, tuple[Array, Array]]:
-    largest, place = _max_and_place(x, size, stride)
-    return largest, (x, place)
-
-
-def _max_pool_backward(
-    size: int, stride: int, kept: tuple[Array, Array], y_bar: Array
-) -> tuple[Array]:
-    x, place = kept  # of x, only the shape
-    parts = [jnp.where(place == i, y_bar, 0) for i in range(size * size)]
-    return tuple(
-        jax.linear_transpose(lambda x: _shifted(x, (size, size), stride, 0), x)(parts)
-    )
-
-
-max_pool.defvjp(_max_pool_forward, _max_pool_backward)
+    return jnp.concatenate(shifted(x, size, stride, 0), axis=-1)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 
-from crl_jax.models import cpu, winograd, xla
+from crl_jax.models import cpu, windows, winograd, xla
 
 Array = jax.Array
 Dtype = Any
@@ -103,8 +103,7 @@ def convolve(x: Array, kernel: Array, stride: int) -> Array:
       `[B, ceil(H / stride), ceil(W / stride), C_out]`.
     """
     rows, columns = kernel.shape[:2]
-    if (rows, columns) == (1, 1):
-        # The same numbers as a matrix product, which XLA runs much faster on CPU.
+    if rows == columns and _is_product(rows, stride):
         multiply = cpu.matmul if on_cpu() else jnp.dot
         return multiply(x[:, ::stride, ::stride], kernel[0, 0])
     if on_cpu() and stride == 1 and _suits_winograd(x, kernel):
@@ -115,6 +114,15 @@ def convolve(x: Array, kernel: Array, stride: int) -> Array:
     if on_cpu() and stride > 1 and kernel.shape[-1] >= _WIDE:
         return cpu.convolve_with_stride(x, kernel, stride)
     return xla.convolve(x, kernel, stride)
+
+
+def _is_product(size: int, stride: int) -> bool:
+    """Returns whether a convolution is computed as one matrix product.
+
+    XLA for CPUs runs that much faster. On GPUs it crashes when it compiles the gradient
+    of a product of every other pixel (openxla/xla issue 47381).
+    """
+    return size == 1 and (stride == 1 or on_cpu())
 
 
 def _suits_winograd(x: Array, kernel: Array) -> bool:
@@ -139,8 +147,24 @@ def max_pool(x: Array, size: int, stride: int) -> Array:
     Returns:
       `[B, ceil(H / stride), ceil(W / stride), C]`.
     """
-    pool = cpu.max_pool if on_cpu() else xla.max_pool
-    return pool(x, size, stride)
+    return windows.max_pool(x, size, stride, as_operation=not on_cpu())
+
+
+def means_of_powers(x: Array) -> tuple[Array, Array]:
+    """Returns the means of the channels of x, and those of their squares, `[C]` each.
+
+    Args:
+      x: `[B, H, W, C]`, float32.
+    """
+    others = tuple(range(x.ndim - 1))
+    if on_cpu():  # which has fast kernels for single sums alone
+        return jnp.mean(x, others), jnp.mean(x * x, others)
+    # Written as two, a GPU would read the output of a matrix product twice.
+    zeros = (jnp.zeros((), x.dtype),) * 2
+    add = functools.partial(jax.tree.map, jnp.add)
+    sums = lax.reduce((x, x * x), zeros, add, others)
+    count = x.size // x.shape[-1]
+    return sums[0] / count, sums[1] / count
 
 
 @functools.cache
@@ -179,11 +203,11 @@ def relu(x: Array, shared: bool = False) -> Array:
 
     Args:
       x: of any shape.
-      shared: whether several layers read the result. XLA for CPUs would compute it for
-        each of them again, from all that it is computed from.
+      shared: whether several layers read the result. XLA would compute it for each of
+        them again, from all that it is computed from.
     """
     y = jnp.maximum(x, 0)
-    return lax.optimization_barrier(y) if shared and on_cpu() else y
+    return lax.optimization_barrier(y) if shared else y
 
 
 def _relu_forward(x: Array, shared: bool) -> tuple[Array, Array]:
@@ -222,6 +246,6 @@ class Conv(nn.Module):
         kernel = self.param("kernel", he_normal, shape, jnp.float32)
         x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
         # Products of all tasks are one product with T as its batch dimension.
-        if self.in_branch and self.size > 1:
+        if self.in_branch and not _is_product(self.size, self.stride):
             return _task_convolve(self.stride)(x, kernel)
         return convolve(x, kernel, self.stride)

@@ -1,0 +1,93 @@
+"""Windows that move over pictures: what is seen through them, and its maximum."""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+Array = jax.Array
+
+
+def shifted(
+    x: Array, size: tuple[int, ...], stride: int, padding: float
+) -> list[Array]:
+    """Returns what each element of a window sees, `[B, H', W', C]` each, row by row.
+
+    Args:
+      x: `[B, H, W, C]`; it is padded by half the window on every side.
+      size: rows and columns of the window, odd.
+      stride: of both rows and columns.
+      padding: value to pad with.
+    """
+    (rows, columns), (top, left) = size, (size[0] // 2, size[1] // 2)
+    new_rows, new_columns = (math.ceil(n / stride) for n in x.shape[1:3])
+    pad = ((0, 0), (top, top), (left, left), (0, 0))
+    x = jnp.pad(x, pad, constant_values=padding)
+    return [
+        x[:, i : i + stride * new_rows : stride, j : j + stride * new_columns : stride]
+        for i in range(rows)
+        for j in range(columns)
+    ]
+
+
+# XLA's gradient of max pooling searches each window again, ten times slower on a CPU,
+# and adds up what it finds in memory, in two more passes over it on a GPU.
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
+def max_pool(x: Array, size: int, stride: int, as_operation: bool) -> Array:
+    """Returns the largest value of each window, padded by half of it on every side.
+
+    The gradient goes to the first of equal values, as XLA's does.
+
+    Args:
+      x: `[B, H, W, C]`.
+      size: rows and columns of a window, odd.
+      stride: of both rows and columns.
+      as_operation: whether it is XLA's own operation where no gradient is asked for,
+        which formats for export know.
+
+    Returns:
+      `[B, ceil(H / stride), ceil(W / stride), C]`.
+    """
+    if not as_operation:
+        return _max_and_place(x, size, stride)[0]
+    pad = (size // 2, size // 2)
+    window, strides, padding = (size, size), (stride, stride), (pad, pad)
+    # By name, or jax2onnx does not know it.
+    return nn.max_pool(x, window_shape=window, strides=strides, padding=padding)
+
+
+def _max_and_place(x: Array, size: int, stride: int) -> tuple[Array, Array]:
+    """Returns the largest value of each window, and its place in the window, uint8."""
+    largest, *others = shifted(x, (size, size), stride, -jnp.inf)
+    place = jnp.zeros(largest.shape, jnp.uint8)
+    for i, value in enumerate(others, start=1):
+        larger = value > largest
+        largest = jnp.where(larger, value, largest)
+        place = jnp.where(larger, jnp.uint8(i), place)
+    return largest, place
+
+
+def _max_pool_forward(
+    x: Array, size: int, stride: int, as_operation: bool
+) -> tuple[Array, tuple[Array, Array]]:
+    largest, place = _max_and_place(x, size, stride)
+    return largest, (x, place)
+
+
+def _max_pool_backward(
+    size: int,
+    stride: int,
+    as_operation: bool,
+    kept: tuple[Array, Array],
+    y_bar: Array,
+) -> tuple[Array]:
+    x, place = kept  # of x, only the shape
+    parts = [jnp.where(place == i, y_bar, 0) for i in range(size * size)]
+    return tuple(
+        jax.linear_transpose(lambda x: shifted(x, (size, size), stride, 0), x)(parts)
+    )
+
+
+max_pool.defvjp(_max_pool_forward, _max_pool_backward)
