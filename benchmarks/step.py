@@ -1,14 +1,17 @@
 """How long X-ResNet's train step and evaluation take, beside PyTorch's.
 
   python -m benchmarks.step
+  python -m benchmarks.step --dtype=bfloat16 --batch=128    # on a GPU
 
 Both frameworks compute the same network from the same weights, in turns, in one process
 and on all its cores, and the step is that of training: gradient and update. PyTorch
-needs `pip install -r benchmarks/requirements.txt`.
+needs `pip install -r benchmarks/requirements.txt`; on a GPU it has its own build for
+it, and `torch.compile`.
 """
 
 import argparse
 import importlib.util
+import os
 import statistics
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -16,6 +19,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from benchmarks import turns
@@ -30,6 +34,7 @@ from crl_jax import (
 from crl_jax import config as config_lib
 from crl_jax.data import Batch
 from crl_jax.kinds import Categorical
+from crl_jax.models import layers
 from crl_jax.program import Program
 
 CLASSES = {"noun": 167, "adjective": 117, "anp": 553}  # of the paper
@@ -42,22 +47,40 @@ Contestants = dict[str, Callable[[], object]]
 def main() -> None:
     """Measures, and prints a table."""
     verb = turns.parser(__doc__, depth=50, size=224, batch=8, repeats=11)
+    add_dtype(verb)
+    verb.add_argument(
+        "--compile",
+        action="store_true",
+        help="PyTorch's step with torch.compile on a CPU, too",
+    )
     arguments = verb.parse_args()
 
+    os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.5")  # of a GPU
     devices.start()
     config = make_config(arguments.depth, arguments.size, arguments.batch)
+    config.model.dtype = arguments.dtype
     batch = make_batch(arguments.batch, arguments.size)
     contestants = jax_contestants(config, batch)
     if importlib.util.find_spec("torch") is None:
         print("Without PyTorch: pip install -r benchmarks/requirements.txt")
     else:
-        contestants |= torch_contestants(config, batch)
+        contestants |= torch_contestants(config, batch, arguments.compile)
     seconds, cpu = turns.measure(contestants, arguments.repeats)
     flops = costs.cost(config, CLASSES).flops * arguments.batch
     show(seconds, cpu, flops, arguments)
     turns.write(
         arguments.json,
         {"seconds": seconds, "cpu_seconds": cpu, "forward_flops": flops},
+    )
+
+
+def add_dtype(verb: argparse.ArgumentParser) -> None:
+    """Adds the flag of what is computed with."""
+    verb.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16"),
+        default="float32",
+        help="of the computation; parameters are float32",
     )
 
 
@@ -87,9 +110,13 @@ def make_batch(batch: int, size: int, classes: Mapping[str, int] = CLASSES) -> B
     }
 
 
-def program_of(config: ConfigDict, classes: Mapping[str, int] = CLASSES) -> Program:
+def program_of(
+    config: ConfigDict,
+    classes: Mapping[str, int] = CLASSES,
+    mesh: Mesh | None = None,
+) -> Program:
     """Returns the very states, step and evaluation that a run uses."""
-    mesh = devices.make_mesh(config.train.task_devices, len(classes))
+    mesh = mesh or devices.make_mesh(config.train.task_devices, len(classes))
     network = models.build(config, classes)
     kinds = {
         task: Categorical(tuple(map(str, range(k)))) for task, k in classes.items()
@@ -115,48 +142,72 @@ def jax_contestants(config: ConfigDict, batch: Batch) -> Contestants:
     }
 
 
-def torch_contestants(config: ConfigDict, batch: Batch) -> Contestants:
-    """Returns the same in PyTorch, with the layout that is its fastest (NHWC)."""
+def torch_contestants(config: ConfigDict, batch: Batch, compiles: bool) -> Contestants:
+    """Returns the same in PyTorch, with the layout that is its fastest (NHWC).
+
+    Args:
+      config: of the network.
+      batch: on the host.
+      compiles: whether `torch.compile` is used; on a GPU it always is.
+    """
     import torch
 
     from benchmarks.torch_network import TorchNetwork
 
     torch.set_num_threads(turns.CORES)
+    torch.set_float32_matmul_precision("high")  # on GPUs, as JAX does by default
+    device = torch.device("cpu" if layers.on_cpu() else "cuda")
+    compiles = compiles or device.type == "cuda"
     images = torch.from_numpy(batch["image"]).permute(0, 3, 1, 2)
     labels = {t: torch.from_numpy(v).long() for t, v in batch["labels"].items()}
     network, variables = initial(config)
 
-    def new(training: bool) -> TorchNetwork:
+    def new(training: bool) -> Any:
         copy: Any = TorchNetwork(network)
         copy.load(variables)
         return copy.to(memory_format=torch.channels_last).train(training)
 
-    trained, evaluated = new(True), new(False)
-    check_same(network, variables, batch, evaluated(images))
+    check_same(network, variables, batch, new(training=False)(images))
+    trained, evaluated = new(training=True).to(device), new(training=False).to(device)
+    images, labels = images.to(device), {t: v.to(device) for t, v in labels.items()}
     optimizer = torch.optim.SGD(
         trained.parameters(), 0.01, momentum=0.9, weight_decay=1e-4
     )
-    cross_entropy = torch.nn.functional.cross_entropy
+    mixed = torch.autocast(
+        device.type, torch.bfloat16, enabled=config.model.dtype == "bfloat16"
+    )
+
+    def loss_of(model: Any) -> Any:
+        with mixed:
+            logits = model(images)
+        losses = [
+            torch.nn.functional.cross_entropy(logits[t].float(), labels[t])
+            for t in labels
+        ]
+        return torch.stack(losses).sum()
+
+    if compiles:
+        trained, evaluated = torch.compile(trained), torch.compile(evaluated)
 
     def train() -> float:
         optimizer.zero_grad()
-        logits = trained(images)
-        loss = torch.stack([cross_entropy(logits[t], labels[t]) for t in labels]).sum()
+        loss = loss_of(trained)
         loss.backward()
         optimizer.step()
-        return float(loss.detach())
+        return float(loss.detach())  # which waits for a GPU
 
     def evaluate() -> float:
         with torch.inference_mode():
-            logits = evaluated(images)
-            return sum(float(cross_entropy(logits[t], labels[t])) for t in labels)
+            return float(loss_of(evaluated))
 
     return {"PyTorch training": train, "PyTorch evaluation": evaluate}
 
 
 def initial(config: ConfigDict) -> tuple[models.MultitaskResNet, Any]:
     """Returns a network and variables for it, of which no scale is zero."""
-    network = models.build(config, CLASSES).clone(batch_norm_axis=None)
+    network = models.build(config, CLASSES).clone(
+        batch_norm_axis=None, dtype=jnp.float32
+    )
     size = config.data.image_size
     variables = jax.jit(network.init)(
         jax.random.key(0), np.zeros((1, size, size, 3), np.uint8)
@@ -171,7 +222,8 @@ def check_same(
     network: models.MultitaskResNet, variables: Any, batch: Batch, theirs: Any
 ) -> None:
     """Raises AssertionError where PyTorch's logits are others."""
-    ours: Any = jax.jit(network.apply)(variables, batch["image"])
+    with jax.default_matmul_precision("highest"):
+        ours: Any = jax.jit(network.apply)(variables, batch["image"])
     for task in CLASSES:
         expected = np.asarray(ours[task])
         error = np.abs(theirs[task].detach().numpy() - expected).max()
@@ -194,14 +246,15 @@ def show(
             found = seconds[name]
             row = [name, *turns.milliseconds(found)]
             row += [f"{1e3 * statistics.median(cpu[name]):,.0f}"]
+            row += [turns.images(arguments.batch, found)]
             row += [f"{passes * flops / statistics.median(found) / 1e9:,.0f}"]
             reference = seconds.get(f"PyTorch {work}")
             row += [f"{turns.ratio(reference, found):.2f}" if reference else "–"]
             rows.append(row)
     terminal.print_table(
         f"X-ResNet-{arguments.depth}, {len(CLASSES)} tasks, {arguments.size} px, "
-        f"batch {arguments.batch}, float32",
-        ["", "ms", "range", "CPU ms", "GFLOP/s", "PyTorch / it"],
+        f"batch {arguments.batch}, {arguments.dtype}",
+        ["", "ms", "range", "CPU ms", "images/s", "GFLOP/s", "PyTorch / it"],
         rows,
         f"{turns.CORES} cores; medians of {arguments.repeats}. A step counts as three "
         "forward passes.",

@@ -78,6 +78,11 @@ def milliseconds(seconds: Sequence[float]) -> list[str]:
     return [middle, f"{low}-{high}"]
 
 
+def images(batch: int, seconds: Sequence[float]) -> str:
+    """Returns pictures a second, from the median, as a cell of a table."""
+    return f"{batch / statistics.median(seconds):,.0f}"
+
+
 def write(file: Path | None, content: object) -> None:
     """Writes JSON where a file is given."""
     if file is not None:

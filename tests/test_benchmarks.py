@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import traffic
+
 PROJECT = Path(__file__).parents[1]
 
 
@@ -85,6 +87,61 @@ def test_step_compares_the_same_network_in_pytorch(tmp_path):
     _, found = run("step", tmp_path, *TINY, "--repeats=1")
     works = {f"PyTorch {work}" for work in ("training", "evaluation")}
     assert works <= set(found["seconds"])
+
+
+def test_step_in_bfloat16_beside_a_compiled_network(tmp_path):
+    pytest.importorskip("torch", reason="benchmarks/requirements.txt has PyTorch")
+    flags = ("--dtype=bfloat16", "--compile", "--repeats=1")
+    printed, found = run("step", tmp_path, *TINY, *flags)
+    assert "bfloat16" in printed
+    assert_seconds(found["seconds"], 1)
+
+
+def test_roofline(tmp_path):
+    printed, found = run("roofline", tmp_path, *TINY, "--repeats=1")
+    assert "TFLOP/s" in printed
+    for work in ("training", "evaluation"):
+        of_work = found[work]
+        assert_seconds({work: of_work["seconds"]}, 1)
+        assert of_work["flops"] > 0
+        assert of_work["arithmetic_seconds"] > 0
+        assert of_work["memory_seconds"] > 0
+    # At the least, an update reads and writes the parameters and their momentum.
+    assert sum(found["training"]["bytes"].values()) > 4 * 4 * 2_500_000
+
+
+def test_roofline_names_the_file_that_describes_no_gpu(tmp_path):
+    command = [sys.executable, "-m", "benchmarks.roofline", f"--target={tmp_path}"]
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert f"--target={tmp_path}: " in done.stderr
+    assert 'pip install "jax[cuda12]"' in done.stderr
+
+
+def test_traffic_counts_what_each_operation_reads_and_writes():
+    program = """HloModule m
+
+%fused (p: f32[4,8]) -> f32[4,8] {
+  %p = f32[4,8]{1,0} parameter(0)
+  ROOT %n = f32[4,8]{1,0} negate(%p)
+}
+
+ENTRY %main (a: f32[4,8], b: bf16[8,2]) -> (f32[4,8], pred[3]) {
+  %a = f32[4,8]{1,0} parameter(0)
+  %b = bf16[8,2]{1,0} parameter(1)
+  %f = f32[4,8]{1,0} fusion(%a), kind=kLoop, calls=%fused
+  %c = (bf16[4,2]{1,0}, /*index=1*/u8[0]{0}) custom-call(%f, %b), \
+custom_call_target="multiply"
+  %g = bf16[4,2]{1,0} get-tuple-element(%c), index=0
+  %d = pred[3]{0} compare(%g, %g), direction=EQ
+  ROOT %t = (f32[4,8]{1,0}, pred[3]{0}) tuple(%f, %d)
+}
+"""
+    assert traffic.moved(program) == {
+        "fusion": 2 * 4 * 8 * 4,
+        "multiply": 4 * 8 * 4 + 8 * 2 * 2 + 4 * 2 * 2,
+        "compare": 2 * 4 * 2 * 2 + 3,
+    }
 
 
 def test_tasks(tmp_path):
