@@ -40,7 +40,7 @@ lint: $(VENV)/installed
 bench: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --requirement benchmarks/requirements.txt
 	mkdir -p runs/bench
-	for name in step tasks memory scaling startup input; do \
+	for name in step roofline tasks memory scaling startup input; do \
 	  $(BIN)/python -m benchmarks.$$name --json=runs/bench/$$name.json || exit 1; \
 	done
 

@@ -237,6 +237,7 @@ def show(
     arguments: argparse.Namespace,
 ) -> None:
     """Prints medians, spread, speed, and the median over turns of PyTorch's time."""
+    used = "CPU ms" if layers.on_cpu() else "images/s"
     rows = []
     for work, passes in PASSES.items():
         for framework in FRAMEWORKS:
@@ -245,8 +246,10 @@ def show(
                 continue
             found = seconds[name]
             row = [name, *turns.milliseconds(found)]
-            row += [f"{1e3 * statistics.median(cpu[name]):,.0f}"]
-            row += [turns.images(arguments.batch, found)]
+            if layers.on_cpu():
+                row += [f"{1e3 * statistics.median(cpu[name]):,.0f}"]
+            else:
+                row += [turns.images(arguments.batch, found)]
             row += [f"{passes * flops / statistics.median(found) / 1e9:,.0f}"]
             reference = seconds.get(f"PyTorch {work}")
             row += [f"{turns.ratio(reference, found):.2f}" if reference else "–"]
@@ -254,7 +257,7 @@ def show(
     terminal.print_table(
         f"X-ResNet-{arguments.depth}, {len(CLASSES)} tasks, {arguments.size} px, "
         f"batch {arguments.batch}, {arguments.dtype}",
-        ["", "ms", "range", "CPU ms", "images/s", "GFLOP/s", "PyTorch / it"],
+        ["", "ms", "range", used, "GFLOP/s", "PyTorch / it"],
         rows,
         f"{turns.CORES} cores; medians of {arguments.repeats}. A step counts as three "
         "forward passes.",

@@ -99,7 +99,7 @@ def test_step_in_bfloat16_beside_a_compiled_network(tmp_path):
 
 def test_roofline(tmp_path):
     printed, found = run("roofline", tmp_path, *TINY, "--repeats=1")
-    assert "TFLOP/s" in printed
+    assert "GFLOP/s" in printed
     for work in ("training", "evaluation"):
         of_work = found[work]
         assert_seconds({work: of_work["seconds"]}, 1)
