@@ -211,8 +211,8 @@ def show_limits(
         f"{network} on {jax.devices()[0].device_kind}",
         ["", "FLOPs, ms", "bytes, ms", "ms", "range", "share", "images/s"],
         rows,
-        f"Medians of {arguments.repeats}. What the FLOPs and the bytes would take alone; "
-        "and the longer of them as a share of the time.",
+        f"Medians of {arguments.repeats}. What the FLOPs and the bytes would take "
+        "alone, and the longer of them as a share of the time.",
     )
 
 
