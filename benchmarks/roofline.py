@@ -44,19 +44,21 @@ def main() -> None:
     config = step.make_config(arguments.depth, arguments.size, arguments.batch)
     config.model.dtype = arguments.dtype
     batch = step.make_batch(arguments.batch, arguments.size)
-    with layers.traced_for(cpu=False):
+    if target := arguments.target:
+        mesh = described(target)
+    else:
+        devices.start()
+    with layers.traced_for("any"):
         # JAX counts nothing for a device that is not at hand, nor all of a loop.
         counted = lower(step.program_of(config), batch)
-    if arguments.target is None:
-        devices.start()
+    if target:
+        with layers.traced_for("gpu"):
+            lowered = lower(step.program_of(config, mesh=mesh), batch)
+        options = {"xla_gpu_autotune_level": 0}  # which would try kernels on the GPU
+    else:
         program = step.program_of(config)
         lowered = lower(program, batch)
         options = {}
-    else:
-        mesh = described(arguments.target)
-        with layers.traced_for(cpu=False):
-            lowered = lower(step.program_of(config, mesh=mesh), batch)
-        options = {"xla_gpu_autotune_level": 0}  # which would try kernels on the GPU
     compiled = {
         work: of_work.compile(compiler_options=options)
         for work, of_work in lowered.items()
@@ -69,7 +71,7 @@ def main() -> None:
         }
         for work in lowered
     }
-    if arguments.target is None:
+    if not target:
         measure(found, compiled, program, batch, arguments.repeats)
     show(found, arguments)
     turns.write(arguments.json, found)
@@ -149,7 +151,7 @@ def measure(
 
 def multiplication(dtype: str) -> tuple[Callable[[], object], float]:
     """Returns a product of large matrices, and its FLOPs."""
-    n = 2048 if layers.on_cpu() else 8192
+    n = 2048 if layers.on("cpu") else 8192
     a, b = jax.random.normal(jax.random.key(0), (2, n, n), jnp.dtype(dtype))
     product = jax.jit(jnp.dot)
     return lambda: product(a, b), 2.0 * n**3
@@ -157,7 +159,7 @@ def multiplication(dtype: str) -> tuple[Callable[[], object], float]:
 
 def addition() -> tuple[Callable[[], object], float]:
     """Returns what reads and writes a large array, and how many bytes these are."""
-    x = jnp.zeros(2**26 if layers.on_cpu() else 2**28)
+    x = jnp.zeros(2**26 if layers.on("cpu") else 2**28)
     add = jax.jit(lambda x: x + 1)
     return lambda: add(x), 2.0 * x.nbytes
 

@@ -156,7 +156,7 @@ def torch_contestants(config: ConfigDict, batch: Batch, compiles: bool) -> Conte
 
     torch.set_num_threads(turns.CORES)
     torch.set_float32_matmul_precision("high")  # on GPUs, as JAX does by default
-    device = torch.device("cpu" if layers.on_cpu() else "cuda")
+    device = torch.device("cpu" if layers.on("cpu") else "cuda")
     compiles = compiles or device.type == "cuda"
     images = torch.from_numpy(batch["image"]).permute(0, 3, 1, 2)
     labels = {t: torch.from_numpy(v).long() for t, v in batch["labels"].items()}
@@ -237,7 +237,7 @@ def show(
     arguments: argparse.Namespace,
 ) -> None:
     """Prints medians, spread, speed, and the median over turns of PyTorch's time."""
-    used = "CPU ms" if layers.on_cpu() else "images/s"
+    used = "CPU ms" if layers.on("cpu") else "images/s"
     rows = []
     for work, passes in PASSES.items():
         for framework in FRAMEWORKS:
@@ -246,7 +246,7 @@ def show(
                 continue
             found = seconds[name]
             row = [name, *turns.milliseconds(found)]
-            if layers.on_cpu():
+            if layers.on("cpu"):
                 row += [f"{1e3 * statistics.median(cpu[name]):,.0f}"]
             else:
                 row += [turns.images(arguments.batch, found)]

@@ -177,7 +177,7 @@ def network_gradient(
         return sum(jnp.mean(jax.nn.logsumexp(v, axis=-1)) for v in logits.values())
 
     parts = variables["params"], variables["batch_stats"]
-    with layers.traced_for(cpu=False):
+    with layers.traced_for("any"):
         forward: Any = jax.jit(lambda *v: network.apply(*v)).lower(variables, images)
     return compiled(jax.grad(loss), *parts, images), forward.cost_analysis()["flops"]
 

@@ -77,7 +77,7 @@ def cost(config: ConfigDict, classes: Mapping[str, int]) -> Cost:
         _bytes(jax.eval_shape(kept_for_backward, variables, images(n))) for n in (1, 2)
     )
     # Of a function of its own, since a trace of `apply` may be at hand.
-    with layers.traced_for(cpu=False):
+    with layers.traced_for("any"):
         forward: Any = jax.jit(lambda *inputs: network.apply(*inputs)).lower(
             variables, images(1)
         )

@@ -23,7 +23,7 @@ def platform(request):
 def lowered(platform, task_devices=1, **changes):
     """Returns a step's StableHLO, and how many arrays its state has."""
     changes |= {"train.task_devices": task_devices}
-    with layers.traced_for(cpu=platform == "cpu"):
+    with layers.traced_for({"cuda": "gpu"}.get(platform, platform)):
         config, network, _, _ = make(**changes)
         mesh = make_mesh(task_devices, len(CLASSES))
         program = Program(config, KINDS, network, mesh, lambda _: 0.1)

@@ -107,12 +107,9 @@ def test_winograd_rounds_as_little_as_a_plain_convolution():
 
 @pytest.mark.parametrize("size", [(6, 8), (7, 5), (1, 1)])
 @pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize("as_operation", [True, False])
-def test_max_pool(size, stride, as_operation):
+def test_max_pool(size, stride):
     x = normal(2, *size, 3)
-    ours = functools.partial(
-        windows.max_pool, size=3, stride=stride, as_operation=as_operation
-    )
+    ours = functools.partial(windows.max_pool, size=3, stride=stride)
     assert_same(ours, lambda x: xla_max_pool(x, 3, stride), x)
     # Where no gradient is asked for.
     np.testing.assert_array_equal(ours(x), xla_max_pool(x, 3, stride))
@@ -120,7 +117,7 @@ def test_max_pool(size, stride, as_operation):
 
 def test_max_pool_gives_the_gradient_to_the_first_of_equals():
     x = np.array([[3, 3, 1], [2, 3, 0], [3, 0, 3]], np.float32).reshape(1, 3, 3, 1)
-    ours = functools.partial(windows.max_pool, size=3, stride=2, as_operation=False)
+    ours = functools.partial(windows.max_pool, size=3, stride=2)
     assert_same(ours, lambda x: xla_max_pool(x, 3, 2), x)
 
 
@@ -135,17 +132,24 @@ def test_layers_compute_the_same_on_every_backend(size, channels):
         normal(3, 3, channels, channels),
         normal(1, 1, channels, 4),
     )
-    on_cpu = outputs(*inputs)
-    with layers.traced_for(cpu=False):
-        elsewhere = outputs(*inputs)
-    scale = float(jnp.abs(on_cpu).max())
-    np.testing.assert_allclose(elsewhere, on_cpu, rtol=0, atol=1e-6 * scale)
+
+    def value_and_gradients():
+        value, backward = jax.vjp(outputs, *inputs)
+        return value, *backward(value)
+
+    on_cpu = value_and_gradients()
+    for backend in ("gpu", "tpu", "any"):
+        with layers.traced_for(backend):
+            elsewhere = value_and_gradients()
+        for ours, theirs in zip(elsewhere, on_cpu, strict=True):
+            scale = float(jnp.abs(theirs).max())
+            np.testing.assert_allclose(ours, theirs, rtol=0, atol=2e-6 * scale)
 
 
-@pytest.mark.parametrize("for_cpu", [True, False])
-def test_means_of_powers(for_cpu):
+@pytest.mark.parametrize("backend", ["cpu", "gpu", "tpu"])
+def test_means_of_powers(backend):
     x = normal(2, 3, 4, 5)
-    with layers.traced_for(for_cpu):
+    with layers.traced_for(backend):
         means, means_of_squares = layers.means_of_powers(x)
         each = jax.vmap(layers.means_of_powers)(np.stack([x, 2 * x]))
     over = (0, 1, 2)
@@ -164,8 +168,8 @@ def test_relu(shared):
     assert_same(lambda x: layers.relu(x, shared), lambda x: jnp.where(x > 0, x, 0), x)
 
 
-@pytest.mark.parametrize("for_cpu", [True, False])
-def test_what_is_not_updated_stays_as_it_was(for_cpu):
+@pytest.mark.parametrize("backend", ["cpu", "gpu"])
+def test_what_is_not_updated_stays_as_it_was(backend):
     """One at a time, and of several at once those alone whose condition fails."""
     old = {"a": normal(3, 2), "b": np.arange(3, dtype=np.int32)}
     good = np.array([True, False, True])
@@ -173,7 +177,7 @@ def test_what_is_not_updated_stays_as_it_was(for_cpu):
     def update(tree):
         return {"a": jnp.log(-jnp.abs(tree["a"])), "b": tree["b"] + 1}  # no numbers
 
-    with layers.traced_for(for_cpu):
+    with layers.traced_for(backend):
         several = jax.vmap(lambda g, o: layers.update_if(g, update, o))(good, old)
         for i, one in enumerate(good):
             of_one = jax.tree.map(lambda x, i=i: x[i], old)

@@ -71,7 +71,7 @@ def test_no_groups_in_training_or_where_activations_are_kept(small_cache):
     assert not loops(network, variables, batch, **of_batch)
     kept = {"capture_intermediates": True, "mutable": ["intermediates"]}
     assert not loops(network, variables, batch, **kept)
-    with layers.traced_for(cpu=False):
+    with layers.traced_for("any"):
         assert not loops(network, variables, batch)
 
 
@@ -107,5 +107,5 @@ def test_number_of_groups(small_cache):
     assert groups_in_cache(3, PICTURE_BYTES) == 3  # groups are equal in size
     assert groups_in_cache(8, PICTURE_BYTES) == 4
     assert groups_in_cache(4, 100 * PICTURE_BYTES) == 4
-    with layers.traced_for(cpu=False):
+    with layers.traced_for("any"):
         assert groups_in_cache(8, PICTURE_BYTES) == 1

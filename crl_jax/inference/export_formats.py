@@ -29,11 +29,11 @@ _PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 Answer = Callable[[Any, jax.Array], dict[str, jax.Array]]  # of variables and pictures
 
 
-def _answer(trained: Trained, cpu: bool) -> Answer:
-    """Returns what a file computes, written for CPUs or for whatever runs it."""
+def _answer(trained: Trained, backend: str) -> Answer:
+    """Returns what a file computes, written for a backend (`layers.traced_for`)."""
 
     def answer(variables: Any, image: jax.Array) -> dict[str, jax.Array]:
-        with layers.traced_for(cpu=cpu):
+        with layers.traced_for(backend):
             logits: Any = trained.network.apply(variables, image)
         kinds = trained.run.kinds
         return {task: kind.answer(logits[task]) for task, kind in kinds.items()}
@@ -43,7 +43,7 @@ def _answer(trained: Trained, cpu: bool) -> Answer:
 
 def _answer_anywhere(trained: Trained) -> Answer:
     """Returns a program of both, of which the platform takes its own."""
-    on_cpu, elsewhere = _answer(trained, cpu=True), _answer(trained, cpu=False)
+    on_cpu, elsewhere = _answer(trained, "cpu"), _answer(trained, "any")
     return lambda variables, image: lax.platform_dependent(
         variables, image, cpu=on_cpu, default=elsewhere
     )
@@ -74,7 +74,7 @@ def write_onnx(trained: Trained, folder: Path) -> None:
             "or in a clone `pip install .[onnx]`."
         ) from error
     tasks, variables = list(trained.run.kinds), jax.device_get(trained.variables)
-    function = functools.partial(_answer(trained, cpu=False), variables)
+    function = functools.partial(_answer(trained, "any"), variables)
 
     def in_order(image: jax.Array) -> tuple[jax.Array, ...]:
         answer = function(image)

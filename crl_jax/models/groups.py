@@ -26,7 +26,7 @@ def groups_in_cache(pictures: int, picture_bytes: int) -> int:
       pictures: B.
       picture_bytes: of the largest activations of a picture.
     """
-    if not layers.on_cpu() or not isinstance(pictures, int):
+    if not layers.on("cpu") or not isinstance(pictures, int):
         return 1
     fewest = min(pictures, math.ceil(pictures * picture_bytes / _BYTES_IN_CACHE))
     return next(n for n in range(max(1, fewest), pictures + 1) if pictures % n == 0)

@@ -28,30 +28,30 @@ he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 _SMALL, _WIDE, _TILES = 64, 64, 64
 
 
-# Whether layers are traced for a CPU; None: if that is where they will run.
-_for_cpu = contextvars.ContextVar[bool | None]("for_cpu", default=None)
+# What layers are traced for; None: for where they will run.
+_backend = contextvars.ContextVar[str | None]("backend", default=None)
 
 
 @contextlib.contextmanager
-def traced_for(cpu: bool) -> Iterator[None]:
-    """Traces layers in the block for a CPU, or for any backend; the numbers are equal.
+def traced_for(backend: str) -> Iterator[None]:
+    """Traces layers in the block for a backend; the numbers are equal.
 
     For what is counted, or runs elsewhere.
 
     Args:
-      cpu: whether as is fastest there; else as XLA's own operations.
+      backend: "cpu", "gpu" or "tpu", as is fastest there; or "any", as XLA's own
+        operations.
     """
-    token = _for_cpu.set(cpu)
+    token = _backend.set(backend)
     try:
         yield
     finally:
-        _for_cpu.reset(token)
+        _backend.reset(token)
 
 
-def on_cpu() -> bool:
-    """Returns whether layers are traced for a CPU."""
-    chosen = _for_cpu.get()
-    return jax.default_backend() == "cpu" if chosen is None else chosen
+def on(*backends: str) -> bool:
+    """Returns whether layers are traced for one of these backends."""
+    return (_backend.get() or jax.default_backend()) in backends
 
 
 # What XLA must be told for programs that hold a network.
@@ -64,12 +64,12 @@ def options_to_train() -> CompilerOptions:
     XLA for CPUs takes optimisation barriers away before it looks for what is computed
     twice; it would then keep what `nn.remat` means to compute again.
     """
-    return {"xla_disable_hlo_passes": "cse_barrier_expander"} if on_cpu() else {}
+    return {"xla_disable_hlo_passes": "cse_barrier_expander"} if on("cpu") else {}
 
 
 def options_to_run_once() -> CompilerOptions:
     """Returns the options of programs that take longer to compile than to run."""
-    return {"xla_backend_optimization_level": 1} if on_cpu() else {}
+    return {"xla_backend_optimization_level": 1} if on("cpu") else {}
 
 
 def update_if(condition: Array, update: Callable[[Tree], Tree], old: Tree) -> Tree:
@@ -83,7 +83,7 @@ def update_if(condition: Array, update: Callable[[Tree], Tree], old: Tree) -> Tr
       update: gives arrays of the same shapes and dtypes.
       old: what it is given.
     """
-    if on_cpu():
+    if on("cpu"):
         return lax.cond(condition, update, lambda kept: kept, old)
     return jax.tree.map(lambda n, o: jnp.where(condition, n, o), update(old), old)
 
@@ -104,14 +104,14 @@ def convolve(x: Array, kernel: Array, stride: int) -> Array:
     """
     rows, columns = kernel.shape[:2]
     if rows == columns and _is_product(rows, stride):
-        multiply = cpu.matmul if on_cpu() else jnp.dot
+        multiply = cpu.matmul if on("cpu") else jnp.dot
         return multiply(x[:, ::stride, ::stride], kernel[0, 0])
-    if on_cpu() and stride == 1 and _suits_winograd(x, kernel):
+    if on("cpu") and stride == 1 and _suits_winograd(x, kernel):
         return winograd.convolve(x, kernel)
     pixels = math.ceil(x.shape[1] / stride) * math.ceil(x.shape[2] / stride)
-    if on_cpu() and pixels <= _SMALL:
+    if on("cpu") and pixels <= _SMALL:
         return cpu.convolve_patches(x, kernel, stride)
-    if on_cpu() and stride > 1 and kernel.shape[-1] >= _WIDE:
+    if on("cpu") and stride > 1 and kernel.shape[-1] >= _WIDE:
         return cpu.convolve_with_stride(x, kernel, stride)
     return xla.convolve(x, kernel, stride)
 
@@ -122,7 +122,7 @@ def _is_product(size: int, stride: int) -> bool:
     XLA for CPUs runs that much faster. On GPUs it crashes when it compiles the gradient
     of a product of every other pixel (openxla/xla issue 47381).
     """
-    return size == 1 and (stride == 1 or on_cpu())
+    return size == 1 and (stride == 1 or on("cpu"))
 
 
 def _suits_winograd(x: Array, kernel: Array) -> bool:
@@ -147,7 +147,8 @@ def max_pool(x: Array, size: int, stride: int) -> Array:
     Returns:
       `[B, ceil(H / stride), ceil(W / stride), C]`.
     """
-    return windows.max_pool(x, size, stride, as_operation=not on_cpu())
+    pool = windows.max_pool if on("cpu", "gpu") else xla.max_pool
+    return pool(x, size, stride)
 
 
 def means_of_powers(x: Array) -> tuple[Array, Array]:
@@ -157,9 +158,10 @@ def means_of_powers(x: Array) -> tuple[Array, Array]:
       x: `[B, H, W, C]`, float32.
     """
     others = tuple(range(x.ndim - 1))
-    if on_cpu():  # which has fast kernels for single sums alone
+    if not on("gpu"):
         return jnp.mean(x, others), jnp.mean(x * x, others)
-    # Written as two, a GPU would read the output of a matrix product twice.
+    # A GPU would read the output of a matrix product twice. CPUs have fast kernels for
+    # single sums alone, and TPUs fuse each with the product.
     zeros = (jnp.zeros((), x.dtype),) * 2
     add = functools.partial(jax.tree.map, jnp.add)
     sums = lax.reduce((x, x * x), zeros, add, others)
@@ -203,11 +205,11 @@ def relu(x: Array, shared: bool = False) -> Array:
 
     Args:
       x: of any shape.
-      shared: whether several layers read the result. XLA would compute it for each of
-        them again, from all that it is computed from.
+      shared: whether several layers read the result. XLA for CPUs and GPUs would
+        compute it for each of them again, from all that it is computed from.
     """
     y = jnp.maximum(x, 0)
-    return lax.optimization_barrier(y) if shared else y
+    return lax.optimization_barrier(y) if shared and on("cpu", "gpu") else y
 
 
 def _relu_forward(x: Array, shared: bool) -> tuple[Array, Array]:

@@ -5,7 +5,6 @@ import math
 
 import jax
 import jax.numpy as jnp
-from flax import linen as nn
 
 Array = jax.Array
 
@@ -32,10 +31,10 @@ def shifted(
     ]
 
 
-# XLA's gradient of max pooling searches each window again, ten times slower on a CPU,
-# and adds up what it finds in memory, in two more passes over it on a GPU.
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
-def max_pool(x: Array, size: int, stride: int, as_operation: bool) -> Array:
+# XLA's gradient of max pooling searches each window again: on a CPU ten times slower,
+# on a GPU in two more passes over memory. TPUs have it as an operation.
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def max_pool(x: Array, size: int, stride: int) -> Array:
     """Returns the largest value of each window, padded by half of it on every side.
 
     The gradient goes to the first of equal values, as XLA's does.
@@ -44,18 +43,11 @@ def max_pool(x: Array, size: int, stride: int, as_operation: bool) -> Array:
       x: `[B, H, W, C]`.
       size: rows and columns of a window, odd.
       stride: of both rows and columns.
-      as_operation: whether it is XLA's own operation where no gradient is asked for,
-        which formats for export know.
 
     Returns:
       `[B, ceil(H / stride), ceil(W / stride), C]`.
     """
-    if not as_operation:
-        return _max_and_place(x, size, stride)[0]
-    pad = (size // 2, size // 2)
-    window, strides, padding = (size, size), (stride, stride), (pad, pad)
-    # By name, or jax2onnx does not know it.
-    return nn.max_pool(x, window_shape=window, strides=strides, padding=padding)
+    return _max_and_place(x, size, stride)[0]
 
 
 def _max_and_place(x: Array, size: int, stride: int) -> tuple[Array, Array]:
@@ -70,18 +62,14 @@ def _max_and_place(x: Array, size: int, stride: int) -> tuple[Array, Array]:
 
 
 def _max_pool_forward(
-    x: Array, size: int, stride: int, as_operation: bool
+    x: Array, size: int, stride: int
 ) -> tuple[Array, tuple[Array, Array]]:
     largest, place = _max_and_place(x, size, stride)
     return largest, (x, place)
 
 
 def _max_pool_backward(
-    size: int,
-    stride: int,
-    as_operation: bool,
-    kept: tuple[Array, Array],
-    y_bar: Array,
+    size: int, stride: int, kept: tuple[Array, Array], y_bar: Array
 ) -> tuple[Array]:
     x, place = kept  # of x, only the shape
     parts = [jnp.where(place == i, y_bar, 0) for i in range(size * size)]
