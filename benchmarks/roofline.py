@@ -8,7 +8,7 @@ shows how near to the slower of both limits the programs run.
 
   python -m benchmarks.roofline --dtype=bfloat16 --batch=128 --target=h100_sxm.txtpb
 
-only compiles, for a GPU that is not at hand: it needs `pip install "jax[cuda12]"`, and
+only compiles, for a GPU that is not at hand: it needs `pip install ".[cuda]"`, and
 a description from xla/backends/gpu/target_config/specs of openxla/xla. XLA then chooses
 its kernels without trying them.
 """
@@ -107,7 +107,7 @@ def described(target: Path) -> Mesh:
     except (OSError, NotImplementedError, jax.errors.JaxRuntimeError) as error:
         raise UserError(
             f"--target={target}: {error}. It takes a description of a GPU, and "
-            'pip install "jax[cuda12]".'
+            'pip install ".[cuda]".'
         ) from error
     return Mesh(np.reshape(gpu.devices[:1], (1, 1)), (DATA_AXIS, TASK_AXIS))
 

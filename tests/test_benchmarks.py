@@ -115,7 +115,7 @@ def test_roofline_names_the_file_that_describes_no_gpu(tmp_path):
     done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True)
     assert done.returncode == 2
     assert f"--target={tmp_path}: " in done.stderr
-    assert 'pip install "jax[cuda12]"' in done.stderr
+    assert 'pip install ".[cuda]"' in done.stderr
 
 
 def test_traffic_counts_what_each_operation_reads_and_writes():
