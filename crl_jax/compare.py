@@ -9,7 +9,7 @@ It trains what is missing in --workdir, skips what is done, and writes there
 Networks: S, one a task; M, multitask; X, as the config says; heads, one trunk; MTAN,
 one trunk that each task attends to in its own way; and cross-stitch and NDDR, which mix
 what M's branches compute. Each
---sweep=model.cross.init=0,0.05,0.1 changes one field of the config and nothing else.
+--sweep=model.cross.init=0.05,0.25 changes one field of the config and nothing else.
 """
 
 import argparse

@@ -9,6 +9,10 @@ class UserError(Exception):
     """
 
 
+class Diverged(UserError):
+    """A run whose loss or gradient is infinite or no number any more."""
+
+
 class Stopped(Exception):
     """A run was asked to stop, and did; the message says how to go on.
 

@@ -10,7 +10,7 @@ from crl_jax import devices, evaluation, metrics, start, step, workdir
 from crl_jax.checkpoints import Checkpoints
 from crl_jax.data import Batch, stream
 from crl_jax.data.source import Source
-from crl_jax.errors import UserError
+from crl_jax.errors import Diverged
 from crl_jax.logs import MetricsLog, NoLog
 from crl_jax.program import Program
 from crl_jax.schedule import Schedule
@@ -126,7 +126,7 @@ class Record:
 
     def save_broken_step(
         self, number: int, report: step.Report, state: TrainState, data: Source
-    ) -> UserError:
+    ) -> Diverged:
         """Saves what is needed to look into a step whose numbers are none.
 
         Args:

@@ -15,7 +15,7 @@ import jax
 from jax.experimental import multihost_utils
 
 from crl_jax import workdir
-from crl_jax.errors import Stopped, UserError
+from crl_jax.errors import Diverged, Stopped
 from crl_jax.step import Report
 from crl_jax.terminal import console
 
@@ -105,7 +105,7 @@ def broken_tasks(report: Report) -> list[str]:
 
 def stop_at_broken_step(
     folder: Path, step: int, report: Report, files: list[str]
-) -> UserError:
+) -> Diverged:
     """Writes down a step whose loss or gradient is no number; returns what to raise.
 
     Args:
@@ -121,7 +121,7 @@ def stop_at_broken_step(
     with workdir.writing(folder):
         path.write_text(json.dumps(content, indent=2, ensure_ascii=False), "utf-8")
     what = f"loss of {', '.join(tasks)}" if tasks else "gradient"
-    return UserError(
+    return Diverged(
         f"The {what} is infinite or no number at step {step:,}; the state before it is "
         f"saved, and {path} lists its pictures. What usually helps: a lower "
         "config.optim.learning_rate, a longer config.optim.warmup, "

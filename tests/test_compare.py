@@ -18,7 +18,7 @@ from crl_jax.comparison.plan import Variant
 from crl_jax.comparison.report import report
 from crl_jax.comparison.results import Results
 from crl_jax.comparison.runs import Outcome
-from crl_jax.errors import UserError
+from crl_jax.errors import Diverged, UserError
 from crl_jax.kinds import Categorical
 
 TASKS = ("hue", "number")
@@ -195,6 +195,22 @@ def test_missing_seeds_are_trained_together(
     assert trained == expected
 
 
+def test_a_run_that_diverges_keeps_no_other_from_its_end(config, tmp_path, monkeypatch):
+    planned = runs.plan_runs(plan.make(config, ["S", "X"], 2, []), tmp_path)
+    trained = []
+
+    def train_seeds(config, folders):
+        name = "S" if config.model.branch_from == "stem" else "X"
+        trained.append(" ".join([name, *map(str, folders)]))
+        if name == "S" and 1 in folders:
+            raise Diverged("The loss of hue is infinite")
+
+    monkeypatch.setattr(runs, "train_seeds", train_seeds)
+    with pytest.raises(UserError, match=r"numbers are none: S, seed 1\. All other"):
+        runs.train_missing(planned, 2)
+    assert trained == ["S 0 1", "S 0", "X 0 1", "S 1"]
+
+
 @pytest.mark.parametrize(("gigabytes", "expected"), [(0, 1), (1e-3, 1), (80, 5)])
 def test_an_accelerator_trains_as_many_seeds_as_fit(
     config, tmp_path, monkeypatch, gigabytes, expected
@@ -269,9 +285,36 @@ def test_differences_pair_the_same_seeds(config):
             outcome(s, 1, hue=0.5, number=0.5, joint=0.5),
         ],
     )
-    difference = results.difference(x, "S", "hue")
+    difference = results.difference(x, s, "hue")
     assert difference.mean == pytest.approx(20)
     np.testing.assert_allclose(results.gain(x), [0, (40 - 20) / 2], atol=1e-9)
+
+
+def test_each_network_is_taken_at_the_value_that_its_validation_chose(config, tmp_path):
+    """X is best at a rate of 0.3; M, at that of the config."""
+    sweeps = [("optim.learning_rate", [0.3])]
+    by_hue = networks.with_settings(config, {"train.best_by": "hue"})
+    what = plan.make(by_hue, ["S", "M", "X"], 1, sweeps)
+    hue = {("M", ""): 0.5, ("X", "optim.learning_rate"): 0.6}
+    results = Results.of(
+        what,
+        {task: Categorical(("a", "b")) for task in ("hue", "number")},
+        [
+            # By the mean of both tasks, the other rate would be chosen.
+            outcome(v, 0, hue=of_hue, number=1 - 1.5 * of_hue, joint=of_hue / 2)
+            for v in what.configs
+            for of_hue in [hue.get((v.network, v.field), 0.1)]
+        ],
+    )
+    cost = measurements.Measurement(1000, 2e9, 0.02, 3_000_000, "1 cpu")
+    costs = dict.fromkeys(what.configs, cost)
+    text = document.markdown(report(results, costs, {}, [], tmp_path), tmp_path)
+    assert "| network | optim.learning_rate | val, hue |" in text
+    chosen = text.split("| chosen on validation |")[1].splitlines()
+    (row,) = (r for r in chosen if r.startswith("| X ") and "| M " in r)
+    assert row.startswith(
+        "| X optim.learning_rate=0.3 | M optim.learning_rate=0.1 | +10.00 (too few"
+    )
 
 
 def test_the_report_says_all_that_was_asked(config, tmp_path):
@@ -326,7 +369,7 @@ def test_the_report_says_all_that_was_asked(config, tmp_path):
 
 def test_measured_parameters_and_memory_are_those_of_the_state(compared):
     _, results = compared
-    found = measurements._read(compared[0] / "costs.json")
+    found, _ = measurements._read(compared[0] / "costs.json")
     folder = results.outcomes[Variant("X")][0].folder
     run = workdir.read(folder)
     measured = measurements.measure(run)
@@ -335,6 +378,31 @@ def test_measured_parameters_and_memory_are_those_of_the_state(compared):
     assert measured.step_bytes > 2 * 4 * measured.parameters
     assert measured.step_seconds > 0
     assert found["S"].flops > found["X"].flops
+
+
+def test_costs_are_measured_again_when_what_they_are_of_changes(
+    compared, config, monkeypatch
+):
+    directory, _ = compared
+    measured = []
+    cost = measurements.Measurement(1000, 2e9, 0.02, 3_000_000, measurements._device())
+    monkeypatch.setattr(
+        measurements, "measure", lambda run: (measured.append(run), cost)[1]
+    )
+    shutil.copy(directory / "costs.json", directory / "kept")
+
+    def count(**changes):
+        of = small(networks.with_settings(config, changes))
+        measured.clear()
+        measurements.measure_all(runs.plan_runs(of, directory), directory)
+        return len(measured)
+
+    assert count() == 0
+    assert count(**{"model.remat": (5,)}) == 2
+    assert count(**{"model.remat": (5,)}) == 0
+    monkeypatch.setattr(measurements, "_device", lambda: "1 gpu")
+    assert count(**{"model.remat": (5,)}) == 2
+    (directory / "kept").replace(directory / "costs.json")
 
 
 def test_learned_weights_become_a_grid():

@@ -46,30 +46,39 @@ class Measurement:
 def measure_all(
     planned: Sequence[PlannedRun], directory: Path
 ) -> dict[Variant, Measurement]:
-    """Returns what each variant costs, from `costs.json` if it is there.
+    """Returns what each variant costs, from `costs.json` if all of it is there.
 
-    Otherwise all are measured again, in one sitting, so that they can be compared.
+    Otherwise, or if a config or the device is another one by now, all are measured
+    again, in one sitting, so that they can be compared.
     """
-    firsts = {run.variant: run.run for run in reversed(planned)}
-    variants = sorted(firsts, key=[run.variant for run in planned].index)
+    firsts: dict[Variant, workdir.Run] = {}
+    for one in planned:
+        firsts.setdefault(one.variant, one.run)
+    configs = {v.label: json.loads(run.config.to_json()) for v, run in firsts.items()}
     path = directory / "costs.json"
-    known = _read(path)
-    if not all(variant.label in known for variant in variants):
+    known, measured_configs = _read(path)
+    same = all(measured_configs.get(label) == configs[label] for label in configs)
+    if not same or any(known[label].device != _device() for label in configs):
         known = {}
-        for variant in variants:
+        for variant, run in firsts.items():
             console.print(f"{variant.label}: timing {STEPS} steps", soft_wrap=True)
-            known[variant.label] = measure(firsts[variant])
-        content = {label: asdict(found) for label, found in known.items()}
+            known[variant.label] = measure(run)
+        content = {
+            label: asdict(found) | {"config": configs[label]}
+            for label, found in known.items()
+        }
         json_files.write(path, content)
-    return {variant: known[variant.label] for variant in variants}
+    return {variant: known[variant.label] for variant in firsts}
 
 
-def _read(path: Path) -> dict[str, Measurement]:
+def _read(path: Path) -> tuple[dict[str, Measurement], dict[str, Any]]:
+    """Returns what was measured, and the config of each, by labels."""
     if not path.exists():
-        return {}
+        return {}, {}
     try:
         content = json.loads(path.read_text("utf-8"))
-        return {label: Measurement(**found) for label, found in content.items()}
+        configs = {label: found.pop("config", None) for label, found in content.items()}
+        return {label: Measurement(**of) for label, of in content.items()}, configs
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise UserError(
             f"{path} cannot be read ({error}): delete it, and the same command "
@@ -106,8 +115,12 @@ def measure(run: workdir.Run) -> Measurement:
         + memory.output_size_in_bytes
         - memory.alias_size_in_bytes
         + memory.temp_size_in_bytes,
-        device=f"{mesh.size} {mesh.devices.flat[0].device_kind}",
+        device=_device(),
     )
+
+
+def _device() -> str:
+    return f"{jax.device_count()} {jax.devices()[0].device_kind}"
 
 
 def _random_batch(data: ConfigDict, kinds: Kinds) -> Batch:

@@ -111,9 +111,9 @@ def _draw_network(
     deviations = [
         np.std(measured[v], ddof=1) if len(measured[v]) > 1 else 0 for v in variants
     ]
-    panel.errorbar(
-        x, means, deviations, color=color, marker="o", capsize=3, label=network
-    )
+    line = "none" if named else "-"  # names have no order that a line could follow
+    style: dict[str, Any] = {"color": color, "marker": "o", "linestyle": line}
+    panel.errorbar(x, means, deviations, **style, capsize=3, label=network)
     for place, variant in zip(x, variants, strict=True):
         dots = np.full(len(measured[variant]), place)
         panel.plot(dots, measured[variant], ".", color=color, alpha=0.4, markersize=4)

@@ -77,7 +77,10 @@ def _setting(results: Results) -> str:
 
 def _legend(base: Iterable[Variant]) -> str:
     lines = [f"{v.network}: {MEANINGS[v.network]}" for v in base]
-    return "; ".join(lines) + "."
+    return "; ".join(lines) + (
+        f". {BASELINE} is trained as one program: its networks share batches, the norm "
+        "that config.optim.clip_norm bounds, and the step of the checkpoint."
+    )
 
 
 def _accuracies(results: Results, base: Sequence[Variant]) -> list[Block]:
@@ -104,12 +107,13 @@ def _differences(results: Results, base: Sequence[Variant]) -> list[Block]:
     """Returns what was better and worse, with intervals, against M and S."""
     blocks: list[Block] = []
     for network in _AGAINST:
-        others = [v for v in base if v.network != network]
-        if Variant(network) not in base or not others:
+        against = Variant(network)
+        others = [v for v in base if v != against]
+        if against not in base or not others:
             continue
         for measure, tasks in wording.by_measure(results, 1).items():
             rows = [
-                [v.label, *(wording.difference(results, v, network, t) for t in tasks)]
+                [v.label, *(wording.difference(results, v, against, t) for t in tasks)]
                 for v in others
             ]
             blocks += [
@@ -125,7 +129,8 @@ def _differences(results: Results, base: Sequence[Variant]) -> list[Block]:
         text += f", widened {statistics.widening(seeds):.1f} times for {seeds} seeds"
     text += (
         ". It tells what other seeds would bring on the same pictures. Where it "
-        "contains zero, no difference was seen."
+        "contains zero, no difference was seen. Each interval is for itself: of twenty "
+        "differences that are none, about one is called better or worse by chance."
     )
     return [*blocks, Paragraph(text)]
 
@@ -164,7 +169,7 @@ def _costs(costs: Mapping[Variant, Measurement]) -> list[Block]:
             f"{cost.parameters:,}",
             f"{100 * (1 - cost.parameters / baseline):.1f}%".replace("-", "−"),
             f"{cost.flops / 1e9:.3f}",
-            f"{1000 * cost.step_seconds:.0f}",
+            f"{1000 * cost.step_seconds:,.1f}",
             f"{cost.step_bytes / 1e6:.0f}",
         ]
         for variant, cost in costs.items()
@@ -184,7 +189,7 @@ def _costs(costs: Mapping[Variant, Measurement]) -> list[Block]:
 
 
 def _sweep(results: Results, field: str, folder: Path) -> list[Block]:
-    """Returns the table of a sweep, and its plot where values can be ordered."""
+    """Returns the tables of a sweep; and its plot, unless it is of True and False."""
     networks = {v.network for v in results.outcomes if v.field == field}
     swept = [
         v for v in results.outcomes if v.network in networks and v.field in ("", field)
@@ -209,12 +214,17 @@ def _sweep(results: Results, field: str, folder: Path) -> list[Block]:
                 gain,
             ]
         )
-    columns = ["network", field, "val, mean of tasks", *wording.columns(results)]
+    by = "mean of tasks" if results.best_by == "mean" else results.best_by
+    columns = ["network", field, f"val, {by}", *wording.columns(results)]
     blocks: list[Block] = [
         Heading(f"Sweep of {field}"),
         Table([*columns, "Δm"], rows),
+        Paragraph(
+            f"Δm is over {BASELINE} at the same value, where {BASELINE} has it. Below, "
+            "each network is taken at the value that the validation split chose for it."
+        ),
+        _chosen(results, field, swept),
     ]
-    blocks.append(_chosen(results, field, swept))
     if all(isinstance(plots.value(results, field, v), bool) for v in swept):
         return blocks
     file = folder / f"{field}.svg"
@@ -231,19 +241,24 @@ def _sweep(results: Results, field: str, folder: Path) -> list[Block]:
 
 def _chosen(results: Results, field: str, swept: Sequence[Variant]) -> Table:
     """Returns how what the validation split chooses does on the test split."""
-    rows = []
+    best = {v.network: v for v in results.outcomes if not v.field}
     for network in dict.fromkeys(v.network for v in swept):
         own = [v for v in swept if v.network == network]
-        best = max(own, key=lambda v: float(np.mean(results.val(v))))
-        name = f"{network} {field}={plots.value(results, field, best)}"
+        best[network] = max(own, key=lambda v: float(np.mean(results.val(v))))
+    named = {
+        network: f"{network} {field}={plots.value(results, field, variant)}"
+        for network, variant in best.items()
+        if variant in swept
+    }
+    rows = []
+    for network, name in named.items():
         for against in _AGAINST:
-            other = results.plan.counterpart(best, against)
-            if other is not None and against != network:
+            if against in best and against != network:
                 judged = (
-                    wording.difference(results, best, against, t)
+                    wording.difference(results, best[network], best[against], t)
                     for t in results.judged
                 )
-                rows.append([name, against, *judged])
+                rows.append([name, named.get(against, against), *judged])
     return Table(["chosen on validation", "against", *wording.columns(results)], rows)
 
 

@@ -65,27 +65,29 @@ class Results:
         outcomes = self.outcomes[variant]
         return scale * np.array([o.test[task][measure.name] for o in outcomes])
 
+    @property
+    def best_by(self) -> str:
+        """By what the validation split chooses: a task, or the mean of all."""
+        first = next(iter(self.plan.configs.values()))
+        return first.train.best_by
+
     def val(self, variant: Variant) -> np.ndarray:
-        """Returns the tasks' mean goodness on the validation split, `[N]`."""
+        """Returns what the validation split chooses by, `[N]`; higher is better."""
         return np.array([self._goodness(o.val) for o in self.outcomes[variant]])
 
     def _goodness(self, val: Mapping[str, float]) -> float:
-        kinds = self.kinds.items()
-        return float(
-            np.nanmean([k.goodness({k.measures[0].name: val[t]}) for t, k in kinds])
-        )
+        chosen_by = [t for t in self.kinds if self.best_by in (t, "mean")]
+        goodness = [
+            self.kinds[t].goodness({self.kinds[t].measures[0].name: val[t]})
+            for t in chosen_by
+        ]
+        return float(np.nanmean(goodness))
 
-    def difference(self, variant: Variant, network: str, task: str) -> Difference:
+    def difference(self, variant: Variant, other: Variant, task: str) -> Difference:
         """Returns by how much a task's measure, as `test` has it, is above another's.
 
-        It is paired by seeds; the other network is taken in the variant's setting.
-
-        Raises:
-          KeyError: that network was not trained.
+        It is paired by seeds.
         """
-        other = self.plan.counterpart(variant, network)
-        if other is None:
-            raise KeyError(network)
         return statistics.paired_difference(
             self.test(variant, task),
             self.test(other, task),

@@ -18,7 +18,7 @@ from crl_jax import (
 )
 from crl_jax.comparison.plan import Plan, Variant
 from crl_jax.data import source
-from crl_jax.errors import UserError
+from crl_jax.errors import Diverged, UserError
 from crl_jax.kinds import widths
 from crl_jax.terminal import console
 from crl_jax.train import train_seeds
@@ -97,24 +97,43 @@ def train_missing(planned: list[PlannedRun], together: int) -> None:
         on these devices.
 
     Raises:
-      UserError: see `train.train`.
+      UserError: see `train.train`; of a run whose numbers are none only once the others
+        have come to their end.
       Stopped: a signal asked for it.
     """
     missing = [run for run in planned if not workdir.is_done(run.folder)]
     count, done = len(missing), 0
+    diverged: list[PlannedRun] = []
+    alone: set[Variant] = set()  # one of its seeds ended those beside it
     while missing:
         first = missing[0]
         size = together or seeds_at_once(first.run)
-        chosen = [run for run in missing if run.variant == first.variant][:size]
+        chosen = [run for run in missing if run.variant == first.variant]
+        chosen = chosen[: 1 if first.variant in alone else size]
         seeds = ", ".join(str(run.seed) for run in chosen)
         last = f" to {done + len(chosen)}" if len(chosen) > 1 else ""
         console.print(
             f"{first.variant.label}, seed {seeds}: run {done + 1}{last} of {count}",
             soft_wrap=True,
         )
-        train_seeds(first.run.config, {run.seed: run.folder for run in chosen})
+        try:
+            train_seeds(first.run.config, {run.seed: run.folder for run in chosen})
+        except Diverged as error:
+            console.print(str(error), soft_wrap=True)
+            if len(chosen) > 1:
+                alone.add(first.variant)
+                continue
+            diverged.append(first)
         missing = [run for run in missing if run not in chosen]
         done += len(chosen)
+    if diverged:
+        listed = "; ".join(f"{run.variant.label}, seed {run.seed}" for run in diverged)
+        raise UserError(
+            f"Without an end, since their numbers are none: {listed}. All other runs "
+            "are done: leave these networks or values out, and the same command "
+            "writes the report of the others; or compare in another --workdir, with "
+            "what the messages above name."
+        )
 
 
 def seeds_at_once(run: workdir.Run) -> int:

@@ -67,9 +67,9 @@ def spread(values: np.ndarray, decimals: int = 2) -> str:
     return text.replace("-", "−")
 
 
-def difference(results: Results, variant: Variant, network: str, task: str) -> str:
-    """Returns how a variant does in a task against another network, as `judged`."""
-    found = results.difference(variant, network, task)
+def difference(results: Results, variant: Variant, other: Variant, task: str) -> str:
+    """Returns how a variant does in a task against another one, as `judged`."""
+    found = results.difference(variant, other, task)
     return judged(found, results.decimals(task))
 
 
