@@ -40,10 +40,10 @@ def write_report(workdir: Path, prepared: "Evaluation", out: Path) -> None:
     start = time.perf_counter()
     result = prepared.run(findings.add)
     seconds = time.perf_counter() - start
-    count = max(values["count"] for values in result.values())
+    count = prepared.source.size(prepared.split)
     devices = prepared.mesh.devices
     speed = (
-        f"This evaluation took {seconds:.1f} s for {count:,.0f} pictures of "
+        f"This evaluation took {seconds:.1f} s for {count:,} pictures of "
         f"{run.config.data.image_size} px on {devices.size} "
         f"{devices.flat[0].platform} device{'s' if devices.size > 1 else ''}, "
         "reading and compilation included."

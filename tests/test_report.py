@@ -181,24 +181,30 @@ def test_learned_cross_weights_are_shown_by_target_and_source(trained, kind):
     loaded = trained_lib.load(trained[0], devices.make_mesh())
     config = loaded.run.config.copy_and_resolve_references().unlock()
     config.model.cross.kind, config.model.cross.learned = kind, True
-    config.model.branch_from = "res5b"
+    config.model.branch_from = "res5a"
     unit = {
         "scalar": np.array(0.25),
         "channel": np.array([0.0, 0.5]),
         "conv": 0.25 * np.eye(2),
     }[kind]
-    weights = {"res5b_cross": {"weight": np.stack([unit, 3 * unit])}}
+    stacked = {"weight": np.stack([unit, 3 * unit])}
+    weights = {"res5a_cross": stacked, "res5b_cross": stacked}
     run = dataclasses.replace(loaded.run, config=config)
     shown = dataclasses.replace(loaded, run=run, variables={"params": weights})
     _, body = cross_weights.cross_weights(shown)
     texts = Reader(page.page("", *body)).texts
     spread = {"channel": (" ± 0.250", " ± 0.750")}.get(kind, ("", ""))
-    assert [t for t in texts if re.fullmatch(r"1|\d\.\d{3}.*", t)] == [
-        "1",
-        f"0.250{spread[0]}",
-        f"0.750{spread[1]}",
-        "1",
-    ]
+    grid = ["1", f"0.250{spread[0]}", f"0.750{spread[1]}", "1"]
+    assert [t for t in texts if re.fullmatch(r"1|\d\.\d{3}.*", t)] == 2 * grid
+
+
+def test_the_report_says_that_nothing_crosses_where_there_is_one_unit(trained):
+    loaded = trained_lib.load(trained[0], devices.make_mesh())
+    assert loaded.run.config.model.branch_from == "res5b"
+    _, (text,) = cross_weights.cross_weights(loaded)
+    assert "Nothing crosses from task to task" in " ".join(
+        Reader(page.page("", text)).texts
+    )
 
 
 def test_report_stands_alone_and_says_what_evaluate_says(

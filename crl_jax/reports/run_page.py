@@ -217,10 +217,10 @@ def calibration(findings: Findings) -> Section | None:
     It is None if no task has pictures of one class each.
     """
     figures = []
-    if not findings.classes:
-        return None
     for task in findings.classes:
         of_task = findings.calibration(task)
+        if not np.any(of_task.counts):
+            continue
         title = f"{task}: ECE {100 * of_task.expected_error:.1f}%"
         gap, sure = of_task.gap, "too sure" if of_task.gap > 0 else "not sure enough"
         note = f"On average {sure}, by {100 * abs(gap):.1f}%."
@@ -229,6 +229,8 @@ def calibration(findings: Findings) -> Section | None:
                 title, note, of_task.confidence, of_task.accuracy, of_task.counts
             )
         )
+    if not figures:
+        return None
     text = (
         "Pictures by the probability of what was predicted: on the line, 80% sure "
         "means right four times in five. Fuller bars have more pictures. ECE is the "
