@@ -1,4 +1,4 @@
-"""The speed of PyTorch's DataLoader with Pillow, for `benchmarks/input.py`.
+"""The speed of PyTorch's DataLoader with Pillow, for `benchmarks.input`.
 
   python benchmarks/dataloader.py FOLDER SIZE BATCH SECONDS WORKERS
 

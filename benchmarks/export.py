@@ -95,6 +95,7 @@ def measure(workdir: Path, repeats: int) -> dict[str, dict[int, float]]:
 def main() -> None:
     """Reads the arguments, measures, and prints a table."""
     verb = cli.parser("export", __doc__)
+    verb.prog = "python -m benchmarks.export"
     cli.add_workdir(verb, "folder of a run that was trained")
     verb.add_argument("--repeats", type=cli.positive, default=20, help="of each")
     arguments = cli.read(verb)

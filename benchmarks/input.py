@@ -1,6 +1,6 @@
 """How fast pictures come in, beside a bare JPEG decoder and PyTorch's DataLoader.
 
-  python benchmarks/input.py --images=FOLDER
+  python -m benchmarks.input --images=FOLDER
 
 Everything is measured in turns, several times over, on all cores. What is compared with
 needs `pip install -r benchmarks/requirements.txt`.
@@ -11,8 +11,6 @@ import contextlib
 import importlib.util
 import io
 import itertools
-import json
-import os
 import statistics
 import subprocess
 import sys
@@ -24,19 +22,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parent))  # the project need not be installed
+import numpy as np
+from ml_collections import ConfigDict
+from PIL import Image
+from sklearn.datasets import load_sample_images
 
-import numpy as np  # noqa: E402
-from ml_collections import ConfigDict  # noqa: E402
-from PIL import Image  # noqa: E402
-from sklearn.datasets import load_sample_images  # noqa: E402
+from benchmarks import turns
+from benchmarks.turns import CORES
+from crl_jax import cli, config_check, terminal
+from crl_jax import config as config_lib
+from crl_jax.errors import UserError
 
-from crl_jax import cli, config_check, terminal  # noqa: E402
-from crl_jax import config as config_lib  # noqa: E402
-from crl_jax.errors import UserError  # noqa: E402
-
-CORES = len(os.sched_getaffinity(0))
 DECODE, LOADER = "decode", "DataLoader"
 NEEDED = {DECODE: "simplejpeg", LOADER: "torch"}
 
@@ -74,9 +70,8 @@ def main() -> None:
         pictures = gather(arguments.images, arguments.count, Path(folder) / "pictures")
         speeds = measure(contestants(pictures, arguments), arguments.repeats)
         show(speeds, pictures, arguments.size)
-    if arguments.json:
-        content = {n: [vars(s) for s in found] for n, found in speeds.items()}
-        arguments.json.write_text(json.dumps(content, indent=2) + "\n")
+    content = {n: [vars(s) for s in found] for n, found in speeds.items()}
+    turns.write(arguments.json, content)
 
 
 def gather(source: Path | None, count: int, folder: Path) -> list[Path]:
@@ -201,9 +196,10 @@ def decode_speed(pictures: list[Path], seconds: float) -> Speed:
 
 def loader_speed(folder: Path, size: int, batch: int, seconds: float) -> Speed:
     """Measures PyTorch's DataLoader with a worker a core."""
-    command = [sys.executable, HERE / "dataloader.py", folder, size, batch, seconds]
+    script = Path(__file__).with_name("dataloader.py")
+    command = [sys.executable, script, folder, size, batch, seconds, CORES]
     done = subprocess.run(
-        [*map(str, command), str(CORES)], check=True, capture_output=True, text=True
+        [str(word) for word in command], check=True, capture_output=True, text=True
     )
     images, cpu = map(float, done.stdout.split())
     return Speed(images, cpu)

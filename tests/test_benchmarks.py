@@ -18,36 +18,6 @@ from benchmarks import traffic
 PROJECT = Path(__file__).parents[1]
 
 
-def test_input(tmp_path):
-    """What is not installed is left out, and named."""
-    done = subprocess.run(
-        [
-            *(sys.executable, "benchmarks/input.py", f"--json={tmp_path / 'speeds'}"),
-            *("--count=8", "--size=32", "--batch=4", "--seconds=0.1", "--repeats=2"),
-        ],
-        cwd=PROJECT,
-        capture_output=True,
-        text=True,
-        timeout=900,
-    )
-    assert done.returncode == 0, done.stderr
-    speeds = json.loads((tmp_path / "speeds").read_text())
-    assert {"preparation", "training", "evaluation"} <= set(speeds)
-    for name in ("decode", "DataLoader"):
-        assert (name in speeds) != (f"Without {name}: pip install" in done.stdout)
-    for name, found in speeds.items():
-        assert name in done.stdout
-        assert len(found) == 2
-        assert all(math.isfinite(s["images"]) and s["images"] > 0 for s in found)
-
-
-def test_input_says_that_a_folder_has_no_pictures(tmp_path):
-    command = [sys.executable, "benchmarks/input.py", f"--images={tmp_path}"]
-    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True)
-    assert done.returncode == 2
-    assert "there is no .jpg in it" in done.stderr
-
-
 TINY = ("--depth=12", "--size=16", "--batch=4")
 
 
@@ -68,6 +38,26 @@ def assert_seconds(found, repeats):
     for seconds in found.values():
         assert len(seconds) == repeats
         assert all(0 < value < 600 for value in seconds)
+
+
+def test_input(tmp_path):
+    """What is not installed is left out, and named."""
+    flags = ("--count=8", "--size=32", "--batch=4", "--seconds=0.1", "--repeats=2")
+    printed, speeds = run("input", tmp_path, *flags)
+    assert {"preparation", "training", "evaluation"} <= set(speeds)
+    for name in ("decode", "DataLoader"):
+        assert (name in speeds) != (f"Without {name}: pip install" in printed)
+    for name, found in speeds.items():
+        assert name in printed
+        assert len(found) == 2
+        assert all(math.isfinite(s["images"]) and s["images"] > 0 for s in found)
+
+
+def test_input_says_that_a_folder_has_no_pictures(tmp_path):
+    command = [sys.executable, "-m", "benchmarks.input", f"--images={tmp_path}"]
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "there is no .jpg in it" in done.stderr
 
 
 def test_step(tmp_path):
