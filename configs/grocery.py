@@ -2,6 +2,9 @@
 
 python -m crl_jax.main --config=configs/grocery.py --workdir=runs/grocery \
       --config.data.manifest=labels.csv
+
+As manifest.py, but that the finest labels choose the checkpoint. 13 minutes on one
+core.
 """
 
 from ml_collections import ConfigDict

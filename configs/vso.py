@@ -7,6 +7,10 @@ Nouns, adjectives and their pairs (ANPs) at 224 px. The recipe is Fernández et 
 ("More Cat than Cute?", same data, shared author); the paper's own is not published.
 291,826 training pictures (of 307,185; the rest chooses the checkpoint), 10 epochs are
 22,799 steps; meant for GPUs or TPUs.
+It starts from ImageNet weights, which you name; without them expect less. Keras's
+ResNet-50 is laid out as this network is:
+  --config.init.from=FILE.h5 --config.data.mean='(0.485020, 0.457957, 0.407604)'
+and torchvision's and timm's is with --config.model.stride_in=3x3.
 To expect, single-task ResNet-50 from ImageNet weights, top-1 / top-5 in percent, as
 credited to the paper: noun 41.64 / 69.81, adjective 28.45 / 57.87, ANP 22.68 / 47.82.
 """

@@ -2,7 +2,7 @@
 
   python -m crl_jax.demo --workdir=runs/mine
 
-It needs Gradio: `pip install crl_jax[demo]`. The page is at http://127.0.0.1:7860 and
+It needs Gradio: `pip install ".[demo]"`. The page is at http://127.0.0.1:7860 and
 for this machine alone, unless --host=0.0.0.0 lets others of the network in. It needs no
 internet and reports to nobody; what is uploaded is deleted within 20 minutes.
 """
@@ -36,8 +36,7 @@ def serve(workdir: Path, host: str, port: int, title: str = "") -> None:
         from crl_jax.inference import demo_page
     except ImportError as error:
         raise UserError(
-            "The demo needs Gradio: install it with `pip install crl_jax[demo]`, or in "
-            "a clone `pip install .[demo]`."
+            'The demo needs Gradio: in a clone of the project, pip install ".[demo]".'
         ) from error
     from crl_jax.inference.prediction import load
     from crl_jax.terminal import console

@@ -7,11 +7,11 @@ answers with probabilities by the names of the tasks. The folder is laid out as 
 Hugging Face Hub expects it.
 
   stablehlo    model.stablehlo, for JAX without this package
-  onnx         model.onnx, for ONNX Runtime (needs `pip install crl_jax[onnx]`)
-  safetensors  the arrays alone (needs `pip install crl_jax[safetensors]`)
+  onnx         model.onnx, for ONNX Runtime (needs `pip install ".[onnx]"`)
+  safetensors  the arrays alone (needs `pip install ".[safetensors]"`)
   saved_model  saved_model/, for TensorFlow and TensorFlow Serving
   space        the demo page as a Hugging Face Space
-               (needs `pip install crl_jax[demo,safetensors]`)
+               (needs `pip install ".[demo,safetensors]"`)
 """
 
 from pathlib import Path

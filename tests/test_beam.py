@@ -118,7 +118,7 @@ def test_beam_needs_a_manifest(tmp_path, run):
 @pytest.mark.skipif(HAS_BEAM, reason="Apache Beam is installed")
 def test_without_beam_the_message_says_how_to_install_it(tmp_path, run):
     write(tmp_path)
-    with pytest.raises(UserError, match=r"pip install \.\[beam\]"):
+    with pytest.raises(UserError, match=r'pip install "\.\[beam\]"'):
         run("shards", ON_BEAM)
 
 

@@ -35,7 +35,7 @@ def pipeline_options(arguments: str) -> Any:
     except ImportError as error:
         raise UserError(
             "Apache Beam is not installed. In an environment of its own: "
-            "pip install .[beam]"
+            'pip install ".[beam]".'
         ) from error
     options = PipelineOptions(shlex.split(arguments))
     if options.view_as(StandardOptions).runner is None:

@@ -6,7 +6,7 @@ Training writes the same shards at its start if they are not there. Stopped? The
 command goes on where it was.
 
 --beam divides the pictures of a manifest among many machines with Apache Beam
-(`pip install .[beam]`); all of them must see the pictures and config.data.dir:
+(`pip install ".[beam]"`); all of them must see the pictures and config.data.dir:
 
   --beam="--runner=FlinkRunner --flink_master=HOST:8081"
 

@@ -110,8 +110,7 @@ def _import() -> ModuleType:
         import safetensors.numpy
     except ImportError as error:
         raise UserError(
-            "An export to safetensors needs safetensors: install it with "
-            "`pip install crl_jax[safetensors]`, or in a clone "
-            "`pip install .[safetensors]`."
+            "An export to safetensors needs safetensors: in a clone of the project, "
+            'pip install ".[safetensors]".'
         ) from error
     return safetensors.numpy

@@ -105,6 +105,6 @@ def _version(name: str) -> str:
     except metadata.PackageNotFoundError as error:
         raise UserError(
             f"A Space needs {name}, in a version that is known to work: install what "
-            "the page needs here, with `pip install crl_jax[demo,safetensors]`, or in "
-            "a clone `pip install .[demo,safetensors]`."
+            "the page needs here: in a clone of the project, "
+            'pip install ".[demo,safetensors]".'
         ) from error
