@@ -17,6 +17,7 @@ from etils import epath
 from jax import lax
 from orbax.checkpoint import checkpoint_managers as policies
 
+from crl_jax import devices
 from crl_jax.errors import UserError
 from crl_jax.terminal import LONG, console
 from crl_jax.train_state import TrainState
@@ -35,8 +36,7 @@ class Checkpoints:
         self._directory = (workdir / "checkpoints").resolve()
         self._read_only = read_only
         _drop_late_answers()
-        for folder in self._directory.glob("[0-9]*"):
-            self._check_score(folder)
+        devices.first_alone(self._check_scores)
         self._manager = self._open()
 
     def _open(self) -> ocp.CheckpointManager:
@@ -113,16 +113,28 @@ class Checkpoints:
           abstract_state: shapes, dtypes and places, from `train_state.abstract_state`.
 
         Raises:
-          UserError: it is damaged, and this may only be read; or all are.
+          UserError: it is damaged, and this may only be read; or all are; or what it
+            needs is not to be had, such as memory.
         """
         damaged = False
         while (step := getattr(self, which)) is not None:
+            folder, state = self._directory / str(step), None
+            found: Exception = ValueError("another process could not read it")
             try:
-                return step, self._restore(step, abstract_state)
+                state = self._restore(step, abstract_state)
+            except _NOT_DAMAGE as error:
+                raise UserError(
+                    f"The checkpoint {folder} could not be read here and now "
+                    f"({_first_line(error)[:200]}). It was left as it is: the same "
+                    "command goes on with it."
+                ) from error
             except Exception as error:  # whatever Orbax finds wrong with the files
-                self._set_aside(self._directory / str(step), error)
-                self._manager.reload()
-                damaged = True
+                found = error
+            if not devices.anywhere(state is None):
+                return step, state
+            devices.first_alone(functools.partial(self._set_aside, folder, found))
+            self._manager.reload()
+            damaged = True
         if damaged:
             raise UserError(
                 f"No checkpoint in {self._directory} is whole: give another --workdir "
@@ -144,16 +156,20 @@ class Checkpoints:
             raise ValueError("its numbers are not those that were saved")
         return abstract_state.replace(**saved["state"])
 
-    def _check_score(self, folder: Path) -> None:
-        """Sets a checkpoint aside whose score cannot be read, which Orbax needs."""
-        path = folder / "metrics" / "metrics"
-        try:
-            if path.exists():
-                _score(json.loads(path.read_text("utf-8")))
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            self._set_aside(folder, error)
+    def _check_scores(self) -> None:
+        """Sets checkpoints aside whose score cannot be read, which Orbax needs."""
+        for folder in self._directory.glob("[0-9]*"):
+            path = folder / "metrics" / "metrics"
+            try:
+                if path.exists():
+                    _score(json.loads(path.read_text("utf-8")))
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                self._set_aside(folder, error)
 
     def _set_aside(self, folder: Path, error: Exception) -> None:
+        """Moves a damaged checkpoint away, unless another process has."""
+        if not folder.exists():
+            return
         found = _first_line(error)[:200]
         reason = f"The checkpoint {folder} is damaged ({found})"
         if self._read_only:
@@ -204,6 +220,10 @@ class Checkpoints:
         """Waits, and lets go of the folder."""
         self.wait()
         self._manager.close()
+
+
+# A checkpoint may be whole, and yet not be restored.
+_NOT_DAMAGE = (MemoryError, PermissionError, jax.errors.JaxRuntimeError)
 
 
 def _score(metrics: Any) -> float:

@@ -106,6 +106,11 @@ def from_dict(content: Mapping[str, Any]) -> ConfigDict:
     return config
 
 
+def copy(config: ConfigDict) -> ConfigDict:
+    """Returns a copy that can be changed, whose tasks keep their order."""
+    return from_dict(config.to_dict())
+
+
 def default_task() -> ConfigDict:
     """Returns the settings of one task, `config.tasks.<name>`."""
     task = ConfigDict()

@@ -9,7 +9,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from crl_jax import config_conflicts, config_tasks
-from crl_jax.config import default, default_task, fields, in_order
+from crl_jax.config import copy, default, default_task, fields, in_order
 from crl_jax.errors import UserError
 
 DEPTHS = (12, 18, 34, 50, 101, 152)
@@ -60,13 +60,13 @@ _NOT_NEGATIVE = (
 _SHARES = (
     "data.eval_crop",
     "data.max_undecodable",
-    "optim.momentum",
     "optim.warmup",
     "optim.cagrad_c",
     "optim.layer_decay",
     "optim.label_smoothing",
-    "optim.ema",
 )
+_DECAYS = ("optim.momentum", "optim.ema")
+_LARGEST_SEED = 2**32 - 1  # others would repeat these
 
 
 def check(config: ConfigDict) -> ConfigDict:
@@ -173,6 +173,15 @@ def _check_values(config: ConfigDict) -> None:
             raise UserError(
                 f"config.{name} is {values[name]}; it must be between 0 and 1."
             )
+    for name in _DECAYS:
+        if not 0 <= values[name] < 1:
+            raise UserError(
+                f"config.{name} is {values[name]}; it must be 0 or more, and below 1."
+            )
+    if config.train.seed > _LARGEST_SEED:
+        raise UserError(
+            f"config.train.seed is {config.train.seed}; the largest is {_LARGEST_SEED}."
+        )
     for name in ("data.mean", "data.std"):
         if len(values[name]) != 3:
             raise UserError(f"config.{name} needs three numbers, one a colour channel.")
@@ -244,7 +253,7 @@ def with_tasks(config: ConfigDict, widths: Mapping[str, int]) -> ConfigDict:
                 f"config.{name} is {task!r}; it can be: "
                 f"{', '.join(filter(None, (extra, *widths)))}."
             )
-    config = config.copy_and_resolve_references().unlock()
+    config = copy(config)
     settings = {task: config.tasks.get(task, default_task()) for task in widths}
     sampled = settings.get(config.data.sampling_task)
     if sampled is not None and sampled.kind != "categorical":

@@ -58,6 +58,12 @@ def _check_network(config: ConfigDict) -> None:
             "config.model.fusion=mtan attends to a trunk without branches: set "
             "config.model.branch_from=head."
         )
+    mixes = config.model.fusion in ("cross_stitch", "nddr")
+    if mixes and config.model.branch_from == "head":
+        raise UserError(
+            f"config.model.fusion={config.model.fusion} mixes branches, and there are "
+            "none: set config.model.branch_from to a unit, such as res5a."
+        )
     if config.model.fusion != "none" and config.train.task_devices > 1:
         raise UserError(
             f"config.model.fusion={config.model.fusion} needs all tasks on one device: "

@@ -107,6 +107,13 @@ def first_alone(work: Callable[[], Result]) -> Result:
     return result if is_first() else work()
 
 
+def anywhere(found: bool) -> bool:
+    """Whether something was found in any process; all of them ask at once."""
+    if jax.process_count() == 1:
+        return found
+    return bool(np.any(multihost_utils.process_allgather(np.array(found))))
+
+
 def make_mesh(task_devices: int = 1, tasks: int = 1) -> Mesh:
     """Returns all devices, of all processes, as a mesh over data and tasks.
 

@@ -14,6 +14,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from crl_jax import config as config_lib
 from crl_jax import devices, metrics, step
 from crl_jax.data import Batch, source, stream
 from crl_jax.errors import UserError
@@ -51,6 +52,8 @@ def evaluate_batches(
         batch_sums, logits = eval_step(variables, placed)
         if sums:
             jax.block_until_ready(sums[-1])  # at most two batches are under way
+            for examples in whole.values():
+                examples.fetch()
         sums.append(batch_sums)
         for task, examples in whole.items():
             examples.add(logits[task], placed["labels"][task])
@@ -66,14 +69,22 @@ class _Whole:
     """The logits and labels of a task for all examples of a split, on the host."""
 
     def __init__(self) -> None:
+        self._on_devices: list[tuple[jax.Array, jax.Array]] = []
         self._batches: list[tuple[np.ndarray, np.ndarray]] = []
 
     def add(self, logits: jax.Array, labels: jax.Array) -> None:
-        """Adds those of a batch, of all processes."""
-        self._batches.append((devices.fetch(logits), devices.fetch(labels)))
+        """Adds those of a batch, which may still be computed."""
+        self._on_devices.append((logits, labels))
+
+    def fetch(self) -> None:
+        """Fetches what was added, of all processes."""
+        for logits, labels in self._on_devices:
+            self._batches.append((devices.fetch(logits), devices.fetch(labels)))
+        self._on_devices.clear()
 
     def arrays(self) -> tuple[np.ndarray, np.ndarray]:
         """Returns the logits, `[N, K]`, and the labels."""
+        self.fetch()
         logits, labels = zip(*self._batches, strict=True)
         return np.concatenate(logits), np.concatenate(labels)
 
@@ -212,7 +223,7 @@ def prepare(
     """
     mesh = devices.make_mesh()
     trained = load(workdir, mesh)
-    config = _moved(trained.run.config, manifest, data_dir).unlock()
+    config = _moved(trained.run.config, manifest, data_dir)
     size = batch_size or config.data.batch_size
     config.data.batch_size = math.ceil(size / mesh.size) * mesh.size
     data = source.find_source(config)
@@ -259,8 +270,8 @@ def evaluate(
 def _moved(
     config: ConfigDict, manifest: Path | None, data_dir: Path | None
 ) -> ConfigDict:
-    """Returns a config whose data is where it is now."""
-    config = config.copy_and_resolve_references().unlock()
+    """Returns a copy of a config whose data is where it is now."""
+    config = config_lib.copy(config)
     if manifest is not None:
         config.data.manifest = str(manifest)
     if data_dir is not None:

@@ -59,7 +59,7 @@ def with_settings(config: ConfigDict, changes: Settings) -> ConfigDict:
     Raises:
       UserError: a field that does not exist, or a value that it cannot have.
     """
-    changed = config_lib.from_dict(config.to_dict())  # a copy would sort the tasks
+    changed = config_lib.copy(config)
     for field, value in changes.items():
         config_check.set_field(changed, field, value)
     return config_check.check(changed)

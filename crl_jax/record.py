@@ -60,10 +60,12 @@ class Record:
             console.print(
                 f"Going on at step {self.first:,} of {schedule.steps:,} in {folder}."
             )
+            if not config.train.skip_nonfinite:  # as it may have been before
+                state = state.replace(skipped=0 * state.skipped)
         self._start: list[TrainState] = [state]
         writes = devices.is_first()
         self._log = MetricsLog(folder, program.kinds, self.first) if writes else NoLog()
-        self._skipped = 0
+        self._skipped = int(state.skipped)
         self._score: float | None = None
 
     def take_start(self) -> TrainState:
@@ -105,7 +107,8 @@ class Record:
 
     def _write(self, number: int, split: str, result: metrics.Means) -> str:
         epoch = self._schedule.epoch(number)
-        rate = float(self._program.learning_rate(number - 1))
+        updates = number - 1 - self._skipped  # before this one
+        rate = float(self._program.learning_rate(updates))
         self._log.write(number, epoch, split, result, rate, self._skipped)
         return self._name + metrics.in_a_line(result, self._program.kinds)
 

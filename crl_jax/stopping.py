@@ -109,7 +109,8 @@ def stop_at_broken_step(
     """Writes down a step whose loss or gradient is no number; returns what to raise.
 
     Args:
-      folder: where `broken_step.json` goes; the state before the step is saved there.
+      folder: where `broken_step.json` goes, of several processes one each; the state
+        before the step is saved there.
       step: number of the step.
       report: of the step.
       files: names of the pictures of its batch.
@@ -117,14 +118,17 @@ def stop_at_broken_step(
     tasks = broken_tasks(report)
     losses = {task: repr(float(x)) for task, x in report["losses"].items()}
     content: dict[str, Any] = {"step": step, "losses": losses, "files": files}
-    path = folder / "broken_step.json"
+    several = jax.process_count() > 1  # of which each has a share of the pictures
+    name = f"broken_step.{jax.process_index()}.json" if several else "broken_step.json"
+    path = folder / name
     with workdir.writing(folder):
         path.write_text(json.dumps(content, indent=2, ensure_ascii=False), "utf-8")
     what = f"loss of {', '.join(tasks)}" if tasks else "gradient"
     return Diverged(
         f"The {what} is infinite or no number at step {step:,}; the state before it is "
-        f"saved, and {path} lists its pictures. What usually helps: a lower "
-        "config.optim.learning_rate, a longer config.optim.warmup, "
-        "config.optim.clip_norm=1, or float32 as config.model.dtype; "
-        "config.train.skip_nonfinite=True leaves such steps out and goes on."
+        f"saved, and {path} lists its pictures. "
+        "config.train.skip_nonfinite=True leaves such steps out and goes on. What "
+        "usually helps, in another --workdir: a lower config.optim.learning_rate, a "
+        "longer config.optim.warmup, config.optim.clip_norm=1, or float32 as "
+        "config.model.dtype."
     )

@@ -140,7 +140,8 @@ def _train(
 
     def check_step(number: int, report: step.Report) -> None:
         """Waits for a step, and stops the runs if the numbers of one are none."""
-        if config.train.skip_nonfinite or not np.any(jax.device_get(report["skipped"])):
+        skipped = np.any(jax.device_get(report["skipped"]))
+        if not skipped or config.train.skip_nonfinite:
             return
         for record, (now, after) in each((report, state)):
             if int(now["skipped"]):

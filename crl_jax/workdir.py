@@ -22,7 +22,7 @@ from crl_jax.kinds import Kinds, class_names
 Classes = Mapping[str, Sequence[str]]
 
 # Fields that may change between two starts of the same run: they change neither the
-# network nor its updates.
+# network nor its updates (skip_nonfinite, only those that could not be made).
 FREE = {
     "data.dir",
     "data.manifest",
@@ -31,6 +31,7 @@ FREE = {
     "train.checkpoint_every",
     "train.eval_every",
     "train.log_every",
+    "train.skip_nonfinite",
     "train.task_devices",
 }
 
@@ -129,6 +130,11 @@ def check_free(workdir: Path, run: Run) -> None:
       workdir: a run's folder; it need not exist.
       run: what is going to be trained.
     """
+    if not has_checkpoint(workdir) and (workdir / "damaged").exists():
+        raise UserError(
+            f"--workdir={workdir} has no whole checkpoint any more, only damaged ones: "
+            "to begin anew, give another one, or delete it."
+        )
     if not has_checkpoint(workdir) and not is_done(workdir):
         return
     if not (workdir / "config.json").exists():
@@ -149,6 +155,12 @@ def check_free(workdir: Path, run: Run) -> None:
             "Give another --workdir, or the same values to go on with that run."
         )
     check_data(workdir, old, run.classes, run.data)
+    if list(old.kinds) != list(run.kinds):  # that of the branches in a checkpoint
+        raise UserError(
+            f"--workdir={workdir} holds a run whose tasks are in the order "
+            f"{', '.join(old.kinds)}; now it is {', '.join(run.kinds)}. Give them in "
+            "that order, or train in another --workdir."
+        )
 
 
 def check_data(workdir: Path, run: Run, classes: Classes, data: str) -> None:

@@ -8,6 +8,7 @@ import warnings
 from contextlib import closing
 
 import chex
+import jax
 import launched
 import numpy as np
 import pytest
@@ -155,3 +156,24 @@ def test_no_checkpoint_is_whole(saved, tmp_path):
     ):
         checkpoints.restore_latest(abstract)
     assert sorted(p.name for p in (tmp_path / "damaged").iterdir()) == ["3", "6"]
+    # Nor does the same command begin anew, and write over what is left of the run.
+    with pytest.raises(UserError, match=r"no whole checkpoint any more, only damaged"):
+        workdir.check_free(tmp_path, workdir.read(directory))
+
+
+@pytest.mark.parametrize(
+    "error", [jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: 1 GB"), PermissionError()]
+)
+def test_what_cannot_be_read_now_is_not_damaged(saved, tmp_path, monkeypatch, error):
+    directory, abstract, _ = saved
+    shutil.copytree(directory / "checkpoints", tmp_path / "checkpoints")
+
+    def restore(*_):
+        raise error
+
+    with closing(Checkpoints(tmp_path)) as checkpoints:
+        monkeypatch.setattr(checkpoints, "_restore", restore)
+        with pytest.raises(UserError, match=r"6 could not be read here and now \("):
+            checkpoints.restore_latest(abstract)
+        assert checkpoints.latest == 6
+    assert not (tmp_path / "damaged").exists()

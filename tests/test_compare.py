@@ -122,6 +122,8 @@ def test_the_tasks_keep_their_order(config):
     named = networks.with_settings(config, {"data.tasks.z": "a", "data.tasks.b": "c"})
     again = networks.with_settings(named, {"train.seed": 3})
     assert list(again.data.tasks) == ["z", "b"]
+    of_data = config_check.with_tasks(again, {"z": 2, "b": 3})
+    assert list(of_data.data.tasks) == list(of_data.tasks) == ["z", "b"]
 
 
 def test_results_are_those_of_the_runs(compared):

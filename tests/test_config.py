@@ -109,7 +109,9 @@ def test_fields_are_set_from_text(name, text, value):
         ("data.std", "(1, 0, 1)", r"std.*above 0"),
         ("data.std", "(1, 1e999, 1)", r"std is \(1, inf, 1\); it must be numbers"),
         ("data.batch_size", "-1", r"batch_size is -1; it must be above 0"),
-        ("optim.momentum", "1.5", r"momentum is 1.5; it must be between 0 and 1"),
+        ("optim.warmup", "1.5", r"warmup is 1.5; it must be between 0 and 1"),
+        ("optim.momentum", "1", r"momentum is 1.0; it must be 0 or more, and below 1"),
+        ("train.seed", "4294967296", r"seed is 4294967296; the largest is 4294967295"),
         ("optim.decay_at", "(0.5, 2)", r"decay_at.*between 0 and 1"),
         ("model.cross.kind", "conv", r"kind=conv without learning is the same as"),
         (

@@ -158,6 +158,39 @@ def test_mtan_counts_its_masks_and_what_they_cost():
     assert mtan.flops - heads.flops == pytest.approx(2 * products, rel=0.05)
 
 
+def test_new_masks_take_statistics_though_those_of_the_weights_are_kept():
+    network = models.MultitaskResNet(
+        {"a": 3, "b": 4},
+        depth=12,
+        width=0.125,
+        stem="small",
+        branch_from="head",
+        cross_init=0.0,
+        fusion="mtan",
+        frozen_batch_stats=True,
+    )
+    images = np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3), np.uint8)
+    variables = network.init(jax.random.key(0), images)
+    _, found = network.apply(variables, images, train=True, mutable=["batch_stats"])
+    for layer, before in variables["batch_stats"].items():
+        pairs = zip(
+            jax.tree.leaves(before),
+            jax.tree.leaves(found["batch_stats"][layer]),
+            strict=True,
+        )
+        changed = any((old != new).any() for old, new in pairs)
+        assert changed == layer.endswith("_cross"), layer
+
+
+@pytest.mark.parametrize("fusion", ["cross_stitch", "nddr"])
+def test_what_mixes_branches_needs_some(fusion):
+    config = default()
+    config.model.fusion, config.model.branch_from = fusion, "head"
+    config.model.cross.init = 0.0
+    with pytest.raises(UserError, match="mixes branches, and there are none"):
+        config_check.check(config)
+
+
 def test_mtan_attends_to_a_trunk_without_branches():
     config = default()
     config.model.fusion = "mtan"

@@ -270,6 +270,26 @@ def test_a_task_takes_its_own_branch_from_another_run(network):
     ]
 
 
+@pytest.mark.parametrize(
+    ("there", "here", "message"),
+    [
+        ({"depth": 18}, {"depth": 34}, r"model.depth is 18 there, and 34 here"),
+        (
+            {"depth": 50, "stride_in": "3x3"},
+            {"depth": 50, "stride_in": "1x1"},
+            r"model.stride_in is 3x3 there, and 1x1 here",
+        ),
+    ],
+)
+def test_a_network_that_only_looks_alike_is_refused(there, here, message):
+    source, network = (
+        MultitaskResNet(CLASSES, **there),
+        MultitaskResNet(CLASSES, **here),
+    )
+    with pytest.raises(UserError, match=message):
+        transfer("run", source, {}, network, {})
+
+
 @pytest.mark.parametrize("branch_from", ["res4a", "res5b"])
 def test_another_branch_point_gives_the_same_logits_where_it_can(network, branch_from):
     """A copy for each task of what was shared computes what it did."""

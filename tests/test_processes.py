@@ -73,6 +73,23 @@ def test_two_processes_are_killed_and_one_goes_on(solid_pictures, shards, tmp_pa
     assert len(rows) == len((tmp_path / "one" / "metrics.csv").read_text().splitlines())
 
 
+@pytest.mark.faults
+def test_two_processes_agree_that_a_checkpoint_is_damaged(
+    solid_pictures, shards, tmp_path
+):
+    directory = tmp_path / "run"
+    launched.finish(start(solid_pictures, shards, directory, 4))
+    files = (directory / "checkpoints" / "12").rglob("*")
+    largest = max((f for f in files if f.is_file()), key=lambda f: f.stat().st_size)
+    largest.write_bytes(largest.read_bytes()[:100])
+    pair = start_two(solid_pictures, shards, directory)
+    first, _ = [launched.finish(process) for process in pair]
+    assert "12 is damaged" in " ".join(first.split())
+    assert "Going on at step 9 of 12" in first
+    assert any((directory / "damaged" / "12").iterdir())
+    assert int(launched.saved_state(directory).step) == 12
+
+
 def test_one_of_two_processes_is_asked_to_stop_and_both_do(
     solid_pictures, shards, tmp_path
 ):

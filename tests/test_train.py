@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from crl_jax import config as config_lib
-from crl_jax import config_check, devices, workdir
+from crl_jax import config_check, devices, optim, stopping, workdir
 from crl_jax.checkpoints import Checkpoints
 from crl_jax.data.quiet import tfds
 from crl_jax.errors import UserError
@@ -150,6 +150,15 @@ def test_workdir_of_another_config_is_refused_and_left_alone(trained):
     ):
         train(other, directory)
     assert (directory / "config.json").read_text() == before
+
+
+def test_a_run_does_not_go_on_with_its_tasks_in_another_order(trained):
+    """The branches in its checkpoints are stacked in theirs."""
+    directory, _ = trained
+    run = workdir.read(directory)
+    turned = dict(reversed(run.kinds.items()))
+    with pytest.raises(UserError, match="order hue, number; now .* number, hue"):
+        workdir.check_free(directory, workdir.Run(run.config, turned, run.data))
 
 
 def test_a_run_does_not_go_on_with_an_edited_manifest(trained, tmp_path):
@@ -298,6 +307,20 @@ def test_a_loss_that_is_no_number_stops_the_run(small_config, tmp_path):
     assert broken["step"] == number
     assert len(broken["files"]) == 8
     assert set(broken["files"]) <= {f"{i:02}.png" for i in range(14)}
+    # As the message says, the same run can leave such steps out.
+    small_config.train.skip_nonfinite = True
+    train(small_config, tmp_path)
+    assert launched.saved_state(tmp_path).step == 6
+
+
+def test_each_process_names_its_share_of_a_broken_step(tmp_path, monkeypatch):
+    report = {"losses": {"hue": jax.numpy.float32("nan")}}
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    for index in range(2):
+        monkeypatch.setattr(jax, "process_index", lambda index=index: index)
+        stopping.stop_at_broken_step(tmp_path, 3, report, [f"{index}.png"])
+        content = json.loads((tmp_path / f"broken_step.{index}.json").read_text())
+        assert content["files"] == [f"{index}.png"]
 
 
 def test_steps_without_a_number_can_be_left_out(small_config, tmp_path):
@@ -308,9 +331,15 @@ def test_steps_without_a_number_can_be_left_out(small_config, tmp_path):
     with (tmp_path / "metrics.csv").open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["split"] == "train"]
     assert [row["step"] for row in rows] == list("123456")
-    assert 0 < int(rows[-1]["skipped"]) < 6
+    skipped = int(rows[-1]["skipped"])
+    assert 0 < skipped < 6
     state = launched.saved_state(tmp_path)
     assert state.step == 6
+    # The rate of a row is that of the step, which counts the updates that were made.
+    before = int(rows[-2]["skipped"])
+    expected = optim.learning_rate(small_config.optim, 6)(5 - skipped)
+    if skipped == before:  # else no rate was applied
+        assert float(rows[-1]["learning_rate"]) == pytest.approx(expected)
     for leaf in jax.tree.leaves(state):
         assert np.isfinite(leaf).all()
 

@@ -160,6 +160,16 @@ def test_cagrad_helps_the_worst_task_most(tasks, seed):
     assert (gradients @ direction).min() > best - 2e-3 * np.abs(best)
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_combinations_are_numbers_where_gradients_nearly_cancel(seed):
+    rng = np.random.default_rng(seed)
+    gradient = rng.normal(size=100)
+    noise = 10.0 ** rng.uniform(-7, -3) * rng.normal(size=100)
+    opposed = np.stack([gradient, noise - gradient]).astype(np.float32)
+    for method in (PCGrad((1.0,) * 2), CAGrad((1.0,) * 2)):
+        assert np.isfinite(in_terms_of_gradients(method, opposed)).all()
+
+
 def test_methods_are_the_sum_where_gradients_agree_or_are_none():
     same = np.array([[1.0, 2.0], [1.0, 2.0]], np.float32)
     for method, expected in ((PCGrad((1.0, 1.0)), 2.0), (CAGrad((1.0, 1.0)), 2.4)):

@@ -238,7 +238,10 @@ class MultitaskResNet(nn.Module):
 
     def _norm(self, layer: str, train: bool) -> Callable[..., BatchNorm]:
         """Returns the batch norm of a layer."""
-        keeps = self.frozen_batch_stats or layer in self.frozen_layers
+        starts_anew = layer.endswith("_cross")  # no weights to start from have it
+        keeps = layer in self.frozen_layers or (
+            self.frozen_batch_stats and not starts_anew
+        )
         return functools.partial(
             BatchNorm, train=train and not keeps, axis_name=self.batch_norm_axis
         )

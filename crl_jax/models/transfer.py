@@ -6,6 +6,8 @@ import numpy as np
 from flax import traverse_util
 
 from crl_jax.errors import UserError
+from crl_jax.models import units
+from crl_jax.models.architecture import ARCHITECTURES
 from crl_jax.models.imported import Import
 from crl_jax.models.network import MultitaskResNet
 
@@ -31,8 +33,9 @@ def transfer(
       variables: of it as it starts.
 
     Raises:
-      UserError: a shape does not fit.
+      UserError: a shape, the depth or the place of the strides is another one.
     """
+    _check_alike(origin, source, network)
     old, new = list(source.classes), list(network.classes)
     there = traverse_util.flatten_dict(source_variables)
     flat = dict(traverse_util.flatten_dict(variables))
@@ -70,6 +73,21 @@ def transfer(
                 result.notes.append(f"{task} is new: its branch starts as {old[0]}'s.")
     result.variables = traverse_util.unflatten_dict(flat)
     return result
+
+
+def _check_alike(
+    origin: str, source: MultitaskResNet, network: MultitaskResNet
+) -> None:
+    names = ["depth"]
+    if ARCHITECTURES[network.depth][0] is units.BottleneckUnit:
+        names.append("stride_in")  # which no shape shows
+    for name in names:
+        there, here = getattr(source, name), getattr(network, name)
+        if there != here:
+            raise UserError(
+                f"config.init.from={origin}: config.model.{name} is {there} there, and "
+                f"{here} here: the config's model must be that of the run."
+            )
 
 
 def _branches(

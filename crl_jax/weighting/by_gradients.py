@@ -98,7 +98,7 @@ class CAGrad(Weighting):
         gram = _relative(gram)
         count = jnp.maximum(jnp.sum(seen), 1)
         equal = seen / count
-        radius = self.c * jnp.sqrt(equal @ gram @ equal)
+        radius = self.c * jnp.sqrt(jnp.maximum(equal @ gram @ equal, 0.0))
 
         def sweep(_: int, w: Array) -> Array:
             for i, j in itertools.combinations(range(self.tasks), 2):
