@@ -20,7 +20,7 @@ demo: $(VENV)/installed
 	@echo "  your own pictures: README.md, \"Your own pictures\""
 
 # Most tests compile, which keeps one core busy. Those of a file share what it trains.
-PYTEST = $(BIN)/python -m pytest --numprocesses=2 --dist=loadfile
+PYTEST = $(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --no-loadscope-reorder
 
 test: lint
 	$(PYTEST)

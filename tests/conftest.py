@@ -32,6 +32,15 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 
 
+# Of few tests that take minutes. What takes longest begins first, so that no process
+# is left with it while the others have nothing to do.
+LONG = ("test_readme.py", "test_notebooks.py", "test_processes.py", "test_compare.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.name not in LONG)
+
+
 def pytest_sessionfinish() -> None:
     shutil.rmtree(os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
