@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: install demo test faults lint docs bench clean
+.PHONY: install demo test slow faults lint docs bench clean
 
 install: $(VENV)/installed
 
@@ -25,9 +25,13 @@ PYTEST = $(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --no-loadscope
 test: lint
 	$(PYTEST)
 
+# Those that take minutes.
+slow: $(VENV)/installed
+	$(PYTEST) -m slow
+
 # Kills runs, damages files and throws in what it can: docs/reliability.md.
 faults: $(VENV)/installed
-	$(PYTEST) -m "faults or not faults" $(FAULTS)
+	$(PYTEST) -m "slow or not slow" $(FAULTS)
 
 FAULTS = $(addprefix tests/test_,any_input.py checkpoints.py demo.py disk.py killed.py \
 	left_out.py processes.py security.py stopping.py terminal.py)

@@ -86,7 +86,7 @@ def test_each_file_of_the_newest_checkpoint(saved, tmp_path, capsys):
     assert set(steps.values()) == {3, 6}
 
 
-@pytest.mark.faults
+@pytest.mark.slow
 def test_every_damage_to_each_file(saved, tmp_path, capsys):
     rng, steps = np.random.default_rng(0), []
     for i, name in enumerate(files_of_newest(saved) * 2):

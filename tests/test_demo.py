@@ -151,7 +151,7 @@ def test_a_broken_picture_is_told_of_and_the_page_goes_on(
         assert "hue" in answer_of(page)
 
 
-@pytest.mark.faults
+@pytest.mark.slow
 def test_every_bad_picture_is_answered_as_by_predict(
     address, browser, trained, shared_data
 ):

@@ -102,7 +102,7 @@ class Killed:
         return "evaluating" if evaluates else "in a step"
 
 
-@pytest.mark.faults
+@pytest.mark.slow
 def test_twenty_kills(manifest, shards, tmp_path, capsys):
     flags = (
         f"--config.data.manifest={manifest}",

@@ -73,7 +73,7 @@ def test_two_processes_are_killed_and_one_goes_on(solid_pictures, shards, tmp_pa
     assert len(rows) == len((tmp_path / "one" / "metrics.csv").read_text().splitlines())
 
 
-@pytest.mark.faults
+@pytest.mark.slow
 def test_two_processes_agree_that_a_checkpoint_is_damaged(
     solid_pictures, shards, tmp_path
 ):

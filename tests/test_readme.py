@@ -22,16 +22,9 @@ SHARED = PROJECT.parent / "shared" / "data" / "grocery_store"
 # In the order of the README: they go on with the runs that it trains.
 PAGES = [
     f"docs/{name}.md"
-    for name in (
-        "index",
-        "pictures",
-        "method",
-        "choosing",
-        "limits",
-        "export",
-        "results",
-    )
+    for name in ("index", "pictures", "method", "choosing", "limits", "export")
 ]
+LONG_PAGE = pytest.param("docs/results.md", marks=pytest.mark.slow)
 SHORT = [
     "--config.train.steps=2",
     "--config.train.epochs=0",
@@ -150,7 +143,10 @@ def why_not(clone, words):
 _done: set[str] = set()  # several pages name the same commands
 
 
-@pytest.mark.parametrize("page", ["README.md", *PAGES])
+@pytest.mark.parametrize(
+    "page",
+    ["README.md", *PAGES, pytest.param("docs/results.md", marks=pytest.mark.slow)],
+)
 def test_every_command(clone, page):
     skipped = set()
     for command in commands(page):
