@@ -1,6 +1,8 @@
 """The stream: a pure function of (seed, step), each example once an epoch."""
 
+import gc
 import itertools
+import os
 from pathlib import Path
 
 import jax
@@ -215,6 +217,20 @@ def test_records_are_those_of_tfds_whatever_part_of_a_split(plain):
         ]
         assert read == expected
         assert len(records) == split.num_examples
+
+
+def test_streams_that_are_dropped_close_their_shards(plain):
+    """`compare` makes many in one process, which may have some 1,024 files open."""
+    if not Path("/proc/self/fd").exists():
+        pytest.skip("open files are counted in /proc")
+    data, config = open_data(plain)
+    counts = []
+    for _ in range(3):
+        assert len(list(stream.eval_batches(data, config, "val"))) == 1
+        take(plain, 1)
+        gc.collect()
+        counts.append(len(os.listdir("/proc/self/fd")))
+    assert counts[0] == counts[1] == counts[2]
 
 
 def test_a_shard_that_was_cut_is_named(plain, tmp_path):

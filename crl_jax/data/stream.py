@@ -5,6 +5,7 @@ so a run resumes at any step at once, and reads the same bits.
 """
 
 import math
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -204,12 +205,15 @@ class _Batches:
 
     def _from(self, step: int) -> Iterator[Batch]:
         """Returns the batches from `step` on, with what is left out as if it were."""
+        # TensorFlow keeps each Python function of a graph until the process ends, which
+        # would keep the files open; `__iter__` holds the records while they are read.
+        weakly = weakref.proxy(self._records)
 
         def read(numbers: tf.Tensor, positions: tf.Tensor) -> tuple[tf.Tensor, ...]:
             suspected = tf.numpy_function(self._left_out.suspected, [numbers], tf.bool)
             suspected.set_shape(numbers.shape)
             records = tf.numpy_function(
-                lambda n: np.array(self._records.read(n), object), [numbers], tf.string
+                lambda n: np.array(weakly.read(n), object), [numbers], tf.string
             )
             records.set_shape(numbers.shape)
             return records, numbers, positions, suspected
