@@ -85,6 +85,18 @@ def test_a_resumed_stream_reads_the_same_bits(broken):
     jax.tree.map(np.testing.assert_array_equal, whole[4:], take(data, config, 3, 4))
 
 
+def test_each_evaluation_leaves_them_out(broken):
+    """The first finds them; the others ask for them anew."""
+    data, config, bad = broken
+    batches = stream.eval_batches(data, config, "train+test")
+    first, *others = [list(batches) for _ in range(3)]
+    files = [file.decode() for batch in first for file in batch["file"]]
+    good = {f"{i:02}.png" for i in (*range(14), *range(19, 26))} - set(bad)
+    assert sorted(file for file in files if file) == sorted(good)
+    for other in others:
+        jax.tree.map(np.testing.assert_array_equal, first, other)
+
+
 def test_a_photograph_of_which_a_part_is_there(small_config, tmp_path, monkeypatch):
     """Some crops of it can be decoded, whatever was tried before."""
     noise = np.random.default_rng(0).integers(0, 256, (96, 96, 3), np.uint8)

@@ -147,6 +147,16 @@ def test_evaluation_counts_each_example_once_and_pads_the_rest(plain):
     assert (batch["labels"]["hue"][:7] >= 0).all()
 
 
+def test_an_evaluation_traces_its_graph_once(plain, monkeypatch):
+    data, config = open_data(plain)
+    batches = stream.eval_batches(data, config, "val")
+    first = list(batches)
+    with monkeypatch.context() as patch:
+        patch.setattr(stream, "_parse", None)  # no graph can be made
+        again = list(batches)
+    assert_same(first, again)
+
+
 def real_numbers(batch):
     return numbers(batch)[:7]
 

@@ -4,6 +4,7 @@ What is shuffled is the numbers of the examples, by a permutation that needs no 
 so a run resumes at any step at once, and reads the same bits.
 """
 
+import functools
 import math
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -205,6 +206,15 @@ class _Batches:
 
     def _from(self, step: int) -> Iterator[Batch]:
         """Returns the batches from `step` on, with what is left out as if it were."""
+        dataset = self._whole if step == self._steps.start else self._dataset(step)
+        return dataset.as_numpy_iterator()
+
+    @functools.cached_property
+    def _whole(self) -> tf.data.Dataset:
+        """All of them, kept: a small evaluation would spend most on tracing it anew."""
+        return self._dataset(self._steps.start)
+
+    def _dataset(self, step: int) -> tf.data.Dataset:
         # TensorFlow keeps each Python function of a graph until the process ends, which
         # would keep the files open; `__iter__` holds the records while they are read.
         weakly = weakref.proxy(self._records)
@@ -229,7 +239,7 @@ class _Batches:
         )
         options = tf.data.Options()
         options.deterministic = True
-        return dataset.with_options(options).as_numpy_iterator()
+        return dataset.with_options(options)
 
     @property
     def _size(self) -> int:
