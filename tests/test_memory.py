@@ -62,7 +62,11 @@ def test_the_largest_pictures_that_are_accepted(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.new("RGB", (8000, 8000)).save(tmp_path / "c.jpg", exif=exif, progressive=True)
-    paths = [tmp_path / name for name in ("a.webp", "b.png", "c.jpg")]
+    # This one keeps its bytes.
+    Image.new("RGB", (8000, 8000)).save(
+        tmp_path / "d.jpg", subsampling=0, progressive=True
+    )
+    paths = [tmp_path / name for name in ("a.webp", "b.png", "c.jpg", "d.jpg")]
     refused, memory = prepare([p for p in paths for _ in range(2)], tmp_path)
     assert refused == 0
     assert memory < LIMIT

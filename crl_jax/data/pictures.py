@@ -152,9 +152,10 @@ def _encode(data: bytes, resize: int) -> bytes:
     image: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
     # From the header; nothing is decoded yet.
     cost = _BYTES_A_PIXEL.get(image.format or "", _BYTES_A_PIXEL_ELSE)
-    if image.width * image.height > MAX_MEMORY // cost:
+    pixels = image.width * image.height
+    if pixels > MAX_MEMORY // cost:
         raise BadPicture(f"has more than {MAX_MEMORY // cost:,} pixels")
-    if image.width * image.height == 0:
+    if pixels == 0:
         raise BadPicture("has no pixels")
     scale = min(resize / min(image.size), 1.0) if resize else 1.0
     keep = scale == 1 and _is_plain_jpeg(image, data)
@@ -166,7 +167,9 @@ def _encode(data: bytes, resize: int) -> bytes:
         image.draft(
             image.mode, (round(image.width * scale), round(image.height * scale))
         )
-    with _memory.taken(image.width * image.height * cost):
+    if not image.info.get("progressive"):  # else libjpeg holds it whole all the same
+        pixels = image.width * image.height
+    with _memory.taken(pixels * cost):
         image.load()
         if keep or (scale == 1 and _is_plain_png(image, data)):
             return data
