@@ -3,7 +3,9 @@
 import gc
 import itertools
 import os
+import resource
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -12,7 +14,8 @@ from PIL import Image
 
 from crl_jax import config as config_lib
 from crl_jax import config_check
-from crl_jax.data import labels, source, stream
+from crl_jax.data import labels, records, source, stream
+from crl_jax.data.quiet import tf
 from crl_jax.data.records import Records
 from crl_jax.errors import UserError
 
@@ -241,6 +244,34 @@ def test_streams_that_are_dropped_close_their_shards(plain):
         gc.collect()
         counts.append(len(os.listdir("/proc/self/fd")))
     assert counts[0] == counts[1] == counts[2]
+
+
+@pytest.fixture
+def many_shards(tmp_path):
+    """A split of 300 shards, in a process that may have 200 files open."""
+    parts = []
+    for i in range(300):
+        with tf.io.TFRecordWriter(str(tmp_path / f"{i}")) as writer:
+            writer.write(b"record")
+        parts.append(SimpleNamespace(filename=str(tmp_path / f"{i}"), skip=0, take=-1))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (200, hard))
+    yield SimpleNamespace(file_instructions=parts)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_more_shards_than_files_may_be_open(many_shards):
+    assert Records(many_shards).read([0, 299]) == [b"record"] * 2
+
+
+def test_a_limit_of_open_files_is_not_taken_for_damage(many_shards, monkeypatch):
+    def refuse(*_):
+        raise ValueError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(records.resource, "setrlimit", refuse)
+        with pytest.raises(UserError, match=r"open files\. Raise the .*`ulimit -n`"):
+            Records(many_shards)
 
 
 def test_a_shard_that_was_cut_is_named(plain, tmp_path):

@@ -4,8 +4,11 @@ The stream shuffles numbers of examples, not buffers of pictures; so it needs th
 record of a split at once, wherever it lies.
 """
 
+import contextlib
+import errno
 import functools
 import os
+import resource
 import struct
 import weakref
 from collections.abc import Iterable
@@ -32,10 +35,12 @@ class Records:
     def __init__(self, split: tfds.core.SplitInfo) -> None:
         instructions = split.file_instructions
         self._names = [i.filename for i in instructions]
-        self._files = [_open(name) for name in self._names]
         self.damage: UserError | None = None
+        self._files: list[int] = []
         # At the exit a thread may still be reading; the system closes them then.
         weakref.finalize(self, _close, self._files).atexit = False
+        _allow_many_files()
+        self._files += map(_open, self._names)
         with ThreadPoolExecutor(_THREADS) as pool:
             whole = list(pool.map(_spans, self._names))
         spans = [
@@ -78,6 +83,13 @@ class Records:
         return record
 
 
+def _allow_many_files() -> None:
+    """Raises how many files the process may have open, often 1,024, to the most."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):  # macOS may refuse
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
 def _open(path: str) -> int:
     try:
         return os.open(path, os.O_RDONLY)
@@ -86,10 +98,10 @@ def _open(path: str) -> int:
 
 
 def _unreadable(path: str, error: OSError) -> UserError:
-    return UserError(
-        f"{path} cannot be read: {error.strerror}. Delete its folder to prepare the "
-        "data again."
-    )
+    mend = "Delete its folder to prepare the data again."
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        mend = "Raise the limit of open files (`ulimit -n`), and run again."
+    return UserError(f"{path} cannot be read: {error.strerror}. {mend}")
 
 
 def _damaged(path: str, position: int, how: str) -> UserError:
@@ -115,10 +127,10 @@ def _spans(path: str) -> np.ndarray:
     """Returns offset and length in bytes of each record of a TFRecord file, `[N, 2]`.
 
     Raises:
-      UserError: the file ends within a record, or a length was changed.
+      UserError: the file cannot be read, ends within a record, or a length was changed.
     """
     spans, position = [], 0
-    with open(path, "rb", buffering=0) as file:
+    with open(_open(path), "rb", buffering=0) as file:
         size = os.fstat(file.fileno()).st_size
         while position < size:
             header = os.pread(file.fileno(), _HEADER, position)
