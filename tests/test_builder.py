@@ -142,7 +142,10 @@ def test_refused_pictures_are_left_out_and_listed(tmp_path, capsys):
     builder = prepare_manifest(path, str(tmp_path / "shards"))
     listed = Path(builder.data_dir) / "refused.csv"
     last = capsys.readouterr().out.splitlines()[-1]
-    assert last == f"2 of 60 pictures were refused: see {listed}"
+    assert last == (
+        f"2 of 60 pictures were refused: see {listed}; once they are mended, delete "
+        f"{listed.parent}"
+    )
     with listed.open(encoding="utf-8", newline="") as file:
         refused = list(csv.DictReader(file))
     assert [row["file"] for row in refused] == ["7.png", "20.png"]

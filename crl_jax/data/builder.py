@@ -283,5 +283,6 @@ def _write(builder: ManifestBuilder, beam_options: Any) -> None:
     if builder.refused:
         print(
             f"{len(builder.refused):,} of {count:,} pictures were refused: see "
-            f"{builder.data_dir}/refused.csv"
+            f"{builder.data_dir}/refused.csv; once they are mended, delete "
+            f"{builder.data_dir}"
         )

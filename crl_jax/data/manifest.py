@@ -36,7 +36,8 @@ class Manifest:
     Attributes:
       path: the CSV.
       root: its folder, which `files` are relative to.
-      fingerprint: hexadecimal digits that differ for another CSV or other pictures.
+      fingerprint: hexadecimal digits that differ for another CSV, and for pictures of
+        other sizes in bytes; of a thousand and more, some are looked at.
       kinds: of each task, in the order of the columns; class names are sorted, and the
         position of a name is its label.
       files: [N] paths with `/`, no two the same.
