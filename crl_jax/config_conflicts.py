@@ -22,6 +22,18 @@ def _check_data_and_length(config: ConfigDict) -> None:
         raise UserError(
             "config.data.manifest and config.data.tfds are both set; keep one of them."
         )
+    if config.data.manifest and config.data.tasks:
+        raise UserError(
+            f"config.data.tasks.{next(iter(config.data.tasks))} names a feature of a "
+            "TFDS data set, but config.data.manifest is set, each further column of "
+            "which is a task: leave it out, and delete the columns that are to be none."
+        )
+    if config.data.tfds and config.data.resize:
+        raise UserError(
+            f"config.data.resize={config.data.resize} scales the pictures of a "
+            "manifest, but config.data.tfds is set, whose pictures stay as they are: "
+            "leave it at 0."
+        )
     if not (config.data.val_split or config.data.test_split):
         raise UserError(
             "config.data.val_split and config.data.test_split are both empty: the "

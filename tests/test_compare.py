@@ -119,7 +119,8 @@ def test_every_run_is_what_it_is_named(compared, config):
 
 
 def test_the_tasks_keep_their_order(config):
-    named = networks.with_settings(config, {"data.tasks.z": "a", "data.tasks.b": "c"})
+    tasks = {"data.tasks.z": "a", "data.tasks.b": "c"}
+    named = networks.with_settings(config, {"data.manifest": ""} | tasks)
     again = networks.with_settings(named, {"train.seed": 3})
     assert list(again.data.tasks) == ["z", "b"]
     of_data = config_check.with_tasks(again, {"z": 2, "b": 3})

@@ -228,6 +228,7 @@ def test_damaged_files_of_a_workdir_are_named(
         ({"tasks.colour.weight": 1.0}, r"no such task; it has hue, number"),
         ({"tasks.hue.classes": 3}, r"classes is 3, but the data has 2 classes of hue"),
         ({"data.tfds": "digits"}, r"manifest and config.data.tfds are both set"),
+        ({"data.tasks.hue": "hue"}, r"config.data.tasks.hue names a feature of a TFDS"),
         ({"data.manifest": ""}, r"names no data: set config.data.manifest"),
     ],
 )
