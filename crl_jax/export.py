@@ -14,6 +14,7 @@ Hugging Face Hub expects it.
                (needs `pip install ".[demo,safetensors]"`)
 """
 
+import json
 from pathlib import Path
 
 from crl_jax import cli
@@ -32,19 +33,43 @@ def export(workdir: Path, what: dict[str, str], out: Path) -> None:
 
     Raises:
       UserError: there is no run, or no checkpoint; a package is not installed; or the
-        folder cannot be written.
+        folder cannot be written, or holds what must not be overwritten.
     """
+    import jax
+
     from crl_jax import devices
-    from crl_jax.inference import export_formats, model_card
+    from crl_jax.inference import export_formats, model_card, space
     from crl_jax.trained import load
 
+    if jax.process_count() > 1:
+        raise UserError("A network is exported by one process: start one alone.")
+    _check_config(out)
+    if what["format"] == "space":
+        space.check(out)
     trained = load(workdir, devices.make_mesh())
     try:
         out.mkdir(parents=True, exist_ok=True)
         export_formats.FORMATS[what["format"]](trained, out)
         model_card.write(trained, out, workdir, what)
     except OSError as error:
-        raise UserError(f"--out={out} cannot be written: {error.strerror}.") from error
+        raise UserError(
+            f"--out={out} cannot be written: {error.strerror or error}."
+        ) from error
+
+
+def _check_config(out: Path) -> None:
+    """Raises UserError if `out` has a config.json that is not that of an export."""
+    try:
+        exported = "crl_jax" in json.loads((out / "config.json").read_text("utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except (OSError, ValueError, TypeError):
+        exported = False
+    if not exported:
+        raise UserError(
+            f"--out={out} has a config.json that is not of an export, but of a run or "
+            "of something else, and would be overwritten: give another folder."
+        )
 
 
 def main() -> None:

@@ -225,10 +225,37 @@ def test_a_run_that_has_not_ended_is_exported_without_accuracies(trained, tmp_pa
     assert "model-index" not in yaml.safe_load(card.split("---\n")[1])
 
 
+@pytest.mark.parametrize("content", [None, "[]", "3", "no JSON"])
+def test_no_config_of_anything_else_is_overwritten(trained, tmp_path, content):
+    directory = tmp_path / "run"
+    shutil.copytree(trained[0], directory)
+    config = directory / "config.json"
+    if content is not None:
+        config = tmp_path / "config.json"
+        config.write_text(content)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    with pytest.raises(UserError, match="has a config.json that is not of an export"):
+        export.export(directory, {"format": "safetensors"}, config.parent)
+    assert before == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+
+
+def test_an_export_takes_the_place_of_an_earlier_one(trained, tmp_path):
+    for name in ("first", "second"):
+        export_to(trained, tmp_path, "stablehlo", data_name=name)
+    assert "# second: " in (tmp_path / "README.md").read_text("utf-8")
+
+
+def test_several_processes_export_nothing(trained, tmp_path, monkeypatch):
+    monkeypatch.setattr("jax.process_count", lambda: 2)
+    with pytest.raises(UserError, match="exported by one process"):
+        export.export(trained[0], {"format": "stablehlo"}, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_mistakes_are_answered(trained, tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="--out=.*cannot be written"):
         export.export(trained[0], {"format": "stablehlo"}, tmp_path / "file")
     monkeypatch.setitem(sys.modules, "safetensors.numpy", None)
-    with pytest.raises(UserError, match=r"needs safetensors: .*crl_jax\[safetensors\]"):
+    with pytest.raises(UserError, match=r"needs safetensors: .*\.\[safetensors\]"):
         export.export(trained[0], {"format": "safetensors"}, tmp_path)

@@ -67,8 +67,9 @@ def write(folder: Path, title: str) -> None:
       title: of the page.
 
     Raises:
-      UserError: one of the packages is not installed.
+      UserError: one of the packages is not installed; or see `check`.
     """
+    check(folder)
     package = Path(crl_jax.__file__).parent
     pins = (f"{name}=={_version(name)}\n" for name in PACKAGES)
     (folder / "requirements.txt").write_text("".join(pins))
@@ -80,6 +81,18 @@ def write(folder: Path, title: str) -> None:
     for found in (package.parent / "LICENSE", package.parent / installed):
         if found.exists():
             shutil.copy(found, folder / package.name)
+
+
+def check(folder: Path) -> None:
+    """Raises UserError if `folder` has a `crl_jax` that no earlier export put there."""
+    package = Path(crl_jax.__file__).parent
+    there = folder / package.name
+    # A clone has no app.py; the Space that this is part of has one.
+    if there.exists() and (not (folder / "app.py").exists() or there.samefile(package)):
+        raise UserError(
+            f"--out={folder} has a {package.name} that is not of an earlier export, "
+            "and would be deleted: give another folder."
+        )
 
 
 def settings(title: str) -> dict[str, Any]:
