@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from crl_jax.data import parts, pictures
+from crl_jax.data import ahead, parts, pictures
 from crl_jax.data.builder import find_shards, write_shards
 from crl_jax.data.quiet import tf, tfds
 from crl_jax.errors import UserError
@@ -251,7 +251,7 @@ def test_another_process_may_be_faster(small, tmp_path, monkeypatch):
         prepare_manifest(small, data_dir)
         return encode(picture, resize)
 
-    monkeypatch.setattr(parts, "_THREADS", 1)
+    monkeypatch.setattr(ahead, "THREADS", 1)
     monkeypatch.setattr(pictures, "encode", slow)
     builder = prepare_manifest(small, data_dir)
     assert len(examples(builder, "train")) == 3
@@ -266,16 +266,13 @@ def test_pictures_wait_in_memory_only_a_few_at_a_time(tmp_path, monkeypatch):
     rows = many(400)
     write_pictures(tmp_path, rows)
     begun = []
-    monkeypatch.setattr(parts, "_WINDOW", 8)
-    encode = pictures.encode
 
-    def noted(picture: Path, resize: int) -> bytes:
+    def noted(picture: Path) -> bytes:
         begun.append(picture)
-        return encode(picture, resize)
+        return pictures.encode(picture)
 
-    monkeypatch.setattr(pictures, "encode", noted)
     paths = [tmp_path / row[0] for row in rows]
-    for taken, future in enumerate(parts._in_order(paths, 0), start=1):
+    for taken, future in enumerate(ahead.in_order(noted, paths, 8), start=1):
         future.result()
         assert len(begun) <= taken + 8
     assert sorted(begun) == sorted(paths)

@@ -12,14 +12,14 @@ LIMIT = 700_000_000  # bytes above what importing TensorFlow takes
 PREPARE = """
 import sys
 from pathlib import Path
-from crl_jax.data import parts, pictures
+from crl_jax.data import ahead, parts, pictures
 
 def peak():
     status = Path("/proc/self/status").read_text()
     return int(status.partition("VmHWM:")[2].split()[0])
 
 imported = peak()
-parts._THREADS = 2
+ahead.THREADS = 2
 out, *paths = map(Path, sys.argv[1:])
 results = list(parts.encoded(out / "part", paths, 0))
 print(sum(isinstance(result, pictures.BadPicture) for result in results))

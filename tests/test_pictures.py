@@ -284,6 +284,13 @@ def test_random_damage_is_refused_or_decodes(tmp_path, picture, kind):
     assert 0 < refused < 150
 
 
+def test_what_is_not_made_small_has_the_same_pixels(tmp_path):
+    path = saved(tmp_path, Image.fromarray(np.tile(RED_AND_BLUE, (20, 20, 1))), "TIFF")
+    small, large = pictures.encode(path), pictures.encode(path, compress=False)
+    assert len(small) < len(large)
+    np.testing.assert_array_equal(by_tensorflow(small), by_tensorflow(large))
+
+
 def test_threads_agree_and_leave_the_warning_filters_alone():
     if not HARD.exists():
         pytest.skip(f"no hard files at {HARD}")

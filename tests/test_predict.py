@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import gc
 import io
 import json
 import math
@@ -11,6 +12,7 @@ import re
 import shutil
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +21,7 @@ from PIL import Image
 
 import crl_jax
 from crl_jax import evaluation, predict, workdir
-from crl_jax.data import labels, source, unlabelled
+from crl_jax.data import labels, pictures, preprocess, source, unlabelled
 from crl_jax.errors import UserError
 from crl_jax.inference.prediction_formats import FORMATS
 
@@ -106,6 +108,48 @@ def test_a_broken_picture_is_refused_while_the_rest_goes_on(predictor, folder):
     np.testing.assert_allclose(
         predictions[3].probabilities["hue"], alone.probabilities["hue"], atol=1e-6
     )
+
+
+def test_pictures_are_cut_as_in_evaluation_and_in_their_order(folder, new_config):
+    data = new_config().data
+    with Image.open(folder / "20.png") as image:
+        pixels = np.asarray(image.resize((90, 70)))
+        image.save(as_bitmap := io.BytesIO(), "BMP")
+    items = [*sorted(folder.glob("*.png")), as_bitmap.getvalue(), pixels, b"broken"]
+    found = list(unlabelled.batches(items, data, 8))
+    assert [len(batch["image"]) for batch in found] == [8, 8, 8, 5]
+    images = np.concatenate([batch["image"] for batch in found])
+    as_files = [path.read_bytes() for path in items[:-3]]
+    as_files += [items[-3], unlabelled.tf.io.encode_png(pixels)]
+    for cut, content in zip(images, as_files, strict=False):
+        np.testing.assert_array_equal(cut, preprocess.eval_image(content, data))
+    errors = [error for batch in found for error in batch["error"]]
+    assert [bool(error) for error in errors] == [False] * 28 + [True]
+
+
+def test_pictures_are_read_only_a_few_batches_ahead(folder, new_config, monkeypatch):
+    encode, begun = pictures.encode, []
+
+    def noted(picture, *others):
+        begun.append(picture)
+        return encode(picture, *others)
+
+    monkeypatch.setattr(pictures, "encode", noted)
+    found = unlabelled.batches([folder / "20.png"] * 100, new_config().data, 2)
+    for taken in range(1, 4):
+        next(found)
+        assert len(begun) <= 2 * taken + 6
+    found.close()
+    assert len(begun) <= 12
+
+
+def test_a_picture_does_not_outlive_its_prediction(predictor):
+    picture = np.zeros((20, 24, 3), np.uint8)
+    gone = weakref.ref(picture)
+    predictor(picture)
+    del picture
+    gc.collect()
+    assert gone() is None
 
 
 def test_real_photographs_are_answered_or_refused(predictor, shared_data):

@@ -5,21 +5,17 @@ its writing but decoding and encoding pictures; so these are kept, part by part,
 the shards are whole.
 """
 
-import collections
-import itertools
-import os
+import functools
 import uuid
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-from crl_jax.data import pictures
+from crl_jax.data import ahead, pictures
 from crl_jax.data.quiet import tf
 
 PART = 1024  # pictures
 
-_THREADS = os.cpu_count() or 1
-_WINDOW = 4 * _THREADS  # pictures in memory at a time
+_WINDOW = 4 * ahead.THREADS  # pictures in memory at a time
 _GOOD, _REFUSED = b"+", b"-"  # first byte of a record
 
 
@@ -50,23 +46,11 @@ def encoded(
 def _write(part: Path, paths: Sequence[Path], resize: int) -> None:
     # Another process, or another machine, may be writing the same part.
     partial = part.with_suffix(f".{uuid.uuid4().hex}.partial")
+    encode = functools.partial(pictures.encode, resize=resize)
     with tf.io.TFRecordWriter(str(partial)) as writer:
-        for future in _in_order(paths, resize):
+        for future in ahead.in_order(encode, paths, _WINDOW):
             try:
                 writer.write(_GOOD + future.result())
             except pictures.BadPicture as error:
                 writer.write(_REFUSED + str(error).encode("utf-8"))
     partial.replace(part)
-
-
-def _in_order(paths: Sequence[Path], resize: int) -> Iterator[Future[bytes]]:
-    """Yields the encoded pictures in order; works on all cores, a few ahead."""
-    ahead: collections.deque[Future[bytes]] = collections.deque()
-    with ThreadPoolExecutor(_THREADS) as pool:
-        remaining = iter(paths)
-        for path in itertools.islice(remaining, _WINDOW):
-            ahead.append(pool.submit(pictures.encode, path, resize))
-        while ahead:
-            yield ahead.popleft()
-            for path in itertools.islice(remaining, 1):
-                ahead.append(pool.submit(pictures.encode, path, resize))

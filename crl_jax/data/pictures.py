@@ -102,13 +102,16 @@ class _Memory:
 _memory = _Memory(MAX_MEMORY)
 
 
-def encode(picture: str | os.PathLike[str] | bytes, resize: int = 0) -> bytes:
+def encode(
+    picture: str | os.PathLike[str] | bytes, resize: int = 0, compress: bool = True
+) -> bytes:
     """Returns a picture as JPEG or PNG bytes: upright, 8 bits, RGB or greyscale.
 
     Args:
       picture: path of the file, or what is in it.
       resize: largest shorter side in pixels, to which a larger picture is scaled down;
         0 leaves every size as it is.
+      compress: whether what becomes a PNG is made small, which takes long.
 
     TensorFlow decodes them to the rows and columns that Pillow says the upright
     picture has. Threads may call it side by side: those with large pictures wait for
@@ -121,7 +124,7 @@ def encode(picture: str | os.PathLike[str] | bytes, resize: int = 0) -> bytes:
     _check_size(len(data))
     try:
         with _no_warnings:
-            return _encode(data, resize)
+            return _encode(data, resize, compress)
     except BadPicture:
         raise
     except Image.UnidentifiedImageError:
@@ -148,7 +151,7 @@ def _check_size(count: int) -> None:
         raise BadPicture(f"has more than {_MAX_BYTES:,} bytes")
 
 
-def _encode(data: bytes, resize: int) -> bytes:
+def _encode(data: bytes, resize: int, compress: bool) -> bytes:
     image: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
     # From the header; nothing is decoded yet.
     cost = _BYTES_A_PIXEL.get(image.format or "", _BYTES_A_PIXEL_ELSE)
@@ -173,10 +176,12 @@ def _encode(data: bytes, resize: int) -> bytes:
         image.load()
         if keep or (scale == 1 and _is_plain_png(image, data)):
             return data
-        return _encoded_anew(image, data, resize if scale < 1 else 0)
+        return _encoded_anew(image, data, resize if scale < 1 else 0, compress)
 
 
-def _encoded_anew(image: Image.Image, data: bytes, resize: int) -> bytes:
+def _encoded_anew(
+    image: Image.Image, data: bytes, resize: int, compress: bool
+) -> bytes:
     # A lossless WebP has a chunk of this name.
     lossy = image.format in _LOSSY and b"VP8L" not in data
     # Each step lets go of the picture before.
@@ -189,7 +194,7 @@ def _encoded_anew(image: Image.Image, data: bytes, resize: int) -> bytes:
     if lossy:
         image.save(encoded, "JPEG", quality=_QUALITY)
     else:
-        image.save(encoded, "PNG")
+        image.save(encoded, "PNG", compress_level=6 if compress else 0)
     return encoded.getvalue()
 
 

@@ -1,14 +1,17 @@
 """Pictures without labels, as the network sees those that it is evaluated on."""
 
+import contextlib
+import functools
+import itertools
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
 
-from crl_jax.data import Batch, pictures, preprocess
+from crl_jax.data import Batch, ahead, pictures, preprocess
 from crl_jax.data.quiet import tf
 from crl_jax.errors import UserError
 
@@ -98,24 +101,30 @@ def batches(
       `{"image": [B, H, W, 3] uint8, "error": [B] bytes}`; where there is an error the
       picture means nothing. The last batch is shorter.
     """
+    size = data.image_size
+    decode = _decoder(size, data.eval_crop)
+    no_picture = np.zeros((size, size, 3), np.uint8)
 
-    def read(number: np.ndarray) -> tuple[bytes | np.ndarray, bytes]:
-        item = items[int(number)]
+    def read(item: Picture) -> tuple[np.ndarray, bytes]:
         try:
             if isinstance(item, np.ndarray):
-                return tf.io.encode_png(item).numpy(), b""
-            return pictures.encode(item, data.resize), b""
+                encoded = tf.io.encode_png(item, compression=0)
+            else:
+                encoded = tf.constant(pictures.encode(item, data.resize, False))
         except pictures.BadPicture as error:
-            return _NO_PICTURE, str(error).encode("utf-8")
+            return no_picture, str(error).encode("utf-8")
+        return decode(encoded).numpy(), b""
 
-    def example(number: tf.Tensor) -> Batch:
-        encoded, error = tf.numpy_function(read, [number], (tf.string, tf.string))
-        encoded.set_shape(())
-        return {"image": preprocess.eval_image(encoded, data), "error": error}
-
-    dataset = tf.data.Dataset.range(len(items))
-    dataset = dataset.map(example, num_parallel_calls=tf.data.AUTOTUNE)
-    return dataset.batch(batch_size).prefetch(2).as_numpy_iterator()
+    found = ahead.in_order(read, items, 3 * batch_size)
+    with contextlib.closing(found):
+        while part := [of.result() for of in itertools.islice(found, batch_size)]:
+            images, errors = zip(*part, strict=True)
+            yield {"image": np.stack(images), "error": np.array(errors, object)}
 
 
-_NO_PICTURE: bytes = tf.io.encode_png(np.zeros((1, 1, 3), np.uint8)).numpy()
+@functools.cache
+def _decoder(size: int, crop: float) -> Callable[[tf.Tensor], tf.Tensor]:
+    """Returns `preprocess.eval_image`, traced: that takes longer than many pictures."""
+    data = ConfigDict({"image_size": size, "eval_crop": crop})
+    image = tf.function(lambda encoded: preprocess.eval_image(encoded, data))
+    return image.get_concrete_function(tf.TensorSpec((), tf.string))
