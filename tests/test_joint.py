@@ -142,6 +142,18 @@ def test_weights_are_not_chosen_on_pictures_without_labels(
     assert (directory / "combinations.json").read_bytes() == before
 
 
+def test_a_split_that_is_not_there_is_answered_before_anything_is_computed(
+    trained, tmp_path, monkeypatch
+):
+    directory = tmp_path / "run"
+    shutil.copytree(trained[0], directory)
+    monkeypatch.setattr(evaluation, "evaluate_batches", lambda *_: 1 / 0)
+    before = (directory / "combinations.json").read_bytes()
+    with pytest.raises(UserError, match="no split 'tset'; it has train, val, test"):
+        joint.choose_weights(directory, "tset")
+    assert (directory / "combinations.json").read_bytes() == before
+
+
 def test_what_cannot_be_decided_together_is_answered(trained, tmp_path):
     directory = tmp_path / "run"
     shutil.copytree(trained[0], directory)

@@ -1,5 +1,6 @@
 """The joint answer of the categorical tasks, and how much each head counts in it."""
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -149,6 +150,7 @@ def choose_weights(
         )
     elsewhere = batch_size, manifest, data_dir
     chosen_on = evaluation.prepare(workdir, validation, *elsewhere)
+    chosen_on.source.check_split(split)
     probabilities, labels = _answers(chosen_on)
     if not np.all([of >= 0 for of in labels.values()], axis=0).any():
         raise UserError(
@@ -157,7 +159,7 @@ def choose_weights(
         )
     rule = choose_rule(combinations, probabilities, labels)
     workdir_lib.write_combinations(workdir, combinations, rule.weights)
-    judged_on = evaluation.prepare(workdir, split, *elsewhere)
+    judged_on = dataclasses.replace(chosen_on, split=split)
     judged = _judge(rule, *_answers(judged_on))
     _print(rule, judged, split, judged_on.trained.step)
     console.print(
