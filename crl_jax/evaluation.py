@@ -3,8 +3,8 @@
 import csv
 import errno
 import math
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -124,20 +124,17 @@ class PredictionsFile:
     Its columns are `file`, and for each task `<task>` (the label as a list has it,
     empty if missing), `<task>_predicted` (likewise) and `<task>_probability` (of what
     is predicted; of several classes as many numbers; of a regression there is no such
-    column). It takes its name when it is whole.
+    column). It takes its name when it is whole. Where it cannot be written, a
+    `UserError` is raised.
     """
 
     def __init__(self, path: Path, kinds: Kinds) -> None:
         self._path, self._kinds = path, kinds
         self._partial = path.with_name(f"{path.name}.partial")
-        try:
+        with self._writing():
             if path.is_dir():
                 raise IsADirectoryError(errno.EISDIR, "it is a folder")
             self._file = self._partial.open("w", newline="", encoding="utf-8")
-        except OSError as error:
-            raise UserError(
-                f"--predictions={path} cannot be written: {error.strerror}."
-            ) from error
         self._rows = csv.writer(self._file)
         header = ["file"]
         for task, kind in kinds.items():
@@ -156,17 +153,30 @@ class PredictionsFile:
                 answer = answers[task][i]
                 row += [kind.label_text(batch["labels"][task][i]), kind.said(answer)]
                 row += [kind.probability_text(answer)] if kind.names else []
-            self._rows.writerow(row)
+            with self._writing():
+                self._rows.writerow(row)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise UserError(
+                f"--predictions={self._path} cannot be written: {error.strerror}."
+            ) from error
 
     def __enter__(self) -> "PredictionsFile":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self._file.close()
-        if kind is None:
-            self._partial.replace(self._path)
-        else:
-            self._partial.unlink()
+        try:
+            # After another error nobody needs to hear of this one.
+            with self._writing() if kind is None else suppress(OSError):
+                self._file.close()
+                if kind is None:
+                    self._partial.replace(self._path)
+        finally:
+            self._partial.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,6 +14,7 @@ from tensorboardX.record_writer import RecordWriter
 from tensorboardX.summary import scalar
 
 from crl_jax import metrics, workdir
+from crl_jax.errors import UserError
 from crl_jax.kinds import Kinds
 from crl_jax.terminal import console
 
@@ -33,7 +34,11 @@ class MetricsLog:
     """
 
     def __init__(self, folder: Path, kinds: Kinds, resumed_step: int) -> None:
-        """Opens the files; raises UserError if they cannot be written."""
+        """Opens the files.
+
+        Raises:
+          UserError: they cannot be written, or `metrics.csv` is not what was written.
+        """
         self._path = folder / "metrics.csv"
         self._columns = ["step", "epoch", "split", "learning_rate", "skipped"]
         for task, judged_by in metrics.measures(kinds).items():
@@ -42,7 +47,13 @@ class MetricsLog:
         self._columns += [f"{task}_weight" for task in kinds]
         self._waiting = b""
         with workdir.writing(folder):
-            self._size = self._drop_rows_after(resumed_step)
+            try:
+                self._size = self._drop_rows_after(resumed_step)
+            except (ValueError, LookupError, TypeError, csv.Error) as error:
+                raise UserError(
+                    f"{self._path} is not as the run wrote it; another program may "
+                    "have saved it. Move it away: the run then goes on with a new one."
+                ) from error
             self._board = _Board(folder / "tensorboard", resumed_step)
 
     def _drop_rows_after(self, step: int) -> int:

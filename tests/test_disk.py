@@ -291,3 +291,43 @@ def test_rows_that_a_kill_left_half_written_are_dropped(tmp_path):
         MetricsLog(tmp_path, KINDS, 2).close()
         kept = (cut >= len(header + rows[0])) + (cut >= len(whole))
         assert path.read_bytes() == header + b"".join(rows[:kept])
+
+
+@pytest.mark.parametrize(
+    "saved",
+    [
+        lambda text: text.replace(",", ";"),
+        lambda text: "\ufeff" + text,
+        lambda text: text.replace("\n", ",\n"),
+        lambda text: text.replace("\n1,", "\n1.5,"),
+        lambda text: text.replace("epoch", "Epoche"),
+    ],
+)
+def test_rows_that_another_program_saved_are_not_gone_on_with(tmp_path, saved):
+    log = MetricsLog(tmp_path, KINDS, 0)
+    log.write(1, 0.5, "train", {"a": {"loss": 0.125}}, 0.1, 0)
+    log.close()
+    path = tmp_path / "metrics.csv"
+    text = saved(path.read_text())
+    path.write_text(text)
+    with pytest.raises(UserError, match=r"metrics.csv is not as .* Move it away"):
+        MetricsLog(tmp_path, KINDS, 2)
+    assert path.read_text() == text
+    path.rename(tmp_path / "away.csv")
+    MetricsLog(tmp_path, KINDS, 2).close()
+
+
+@pytest.mark.parametrize("rows", [1, 10_000])
+def test_predictions_on_a_full_disk_are_answered_and_not_left(tmp_path, rows):
+    full, file = Path("/dev/full"), tmp_path / "p.csv"
+    if not full.exists():
+        pytest.skip(f"there is no {full}")
+    (tmp_path / "p.csv.partial").symlink_to(full)
+    batch = {"file": [b"a.png"] * rows, "labels": {"a": np.zeros(rows, np.int32)}}
+    logits = {"a": jax.numpy.zeros((rows, 2))}
+    with (
+        pytest.raises(UserError, match=r"--predictions=.*No space left on device"),
+        evaluation.PredictionsFile(file, KINDS) as predictions,
+    ):
+        predictions.write(batch, logits)
+    assert not list(tmp_path.iterdir())
