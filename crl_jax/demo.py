@@ -7,6 +7,7 @@ for this machine alone, unless --host=0.0.0.0 lets others of the network in. It 
 internet and reports to nobody; what is uploaded is deleted within 20 minutes.
 """
 
+import errno
 import os
 import socket
 from pathlib import Path
@@ -25,7 +26,8 @@ def serve(workdir: Path, host: str, port: int, title: str = "") -> None:
       title: of the page; empty: the folder's name.
 
     Raises:
-      UserError: Gradio is not installed, the port is taken, or there is no run.
+      UserError: Gradio is not installed, the address is none of this machine or is
+        taken, or there is no run.
     """
     # Gradio reads these when it is imported.
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
@@ -41,8 +43,8 @@ def serve(workdir: Path, host: str, port: int, title: str = "") -> None:
     from crl_jax.inference.prediction import load
     from crl_jax.terminal import console
 
-    predictor = load(workdir)
     with _listen(host, port) as listening:
+        predictor = load(workdir)
         app = demo_page.app(predictor, title or workdir.resolve().name)
         # An open page keeps its connection; it is not waited for at the end.
         config = uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1)
@@ -55,12 +57,17 @@ def serve(workdir: Path, host: str, port: int, title: str = "") -> None:
 
 
 def _listen(host: str, port: int) -> socket.socket:
+    if port >= 2**16:
+        raise UserError(f"--port={port} is too large: give one below {2**16}.")
     try:
-        return socket.create_server((host, port))
-    except OSError as error:
+        return socket.create_server((socket.gethostbyname(host), port))
+    except (OSError, UnicodeError) as error:  # the latter for what names no machine
+        number = getattr(error, "errno", None)
+        other = "port" if number in (errno.EADDRINUSE, errno.EACCES) else "host"
+        reason = getattr(error, "strerror", error)
         raise UserError(
-            f"--host={host} --port={port} cannot be listened at ({error.strerror}): "
-            "give another --port."
+            f"--host={host} --port={port} cannot be listened at ({reason}): give "
+            f"another --{other}."
         ) from error
 
 

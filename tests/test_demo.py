@@ -205,8 +205,13 @@ def test_uploads_are_bounded(address):
 
 def test_mistakes_are_answered(trained, address, monkeypatch):
     port = int(address.rpartition(":")[2])
-    with pytest.raises(UserError, match=f"--port={port} cannot be listened at"):
+    with pytest.raises(UserError, match=rf"--port={port} cannot .* another --port"):
         demo.serve(trained[0], "127.0.0.1", port)
+    with pytest.raises(UserError, match="--port=70000 is too large"):
+        demo.serve(trained[0], "127.0.0.1", 70000)
+    for host in ("no-such-host.invalid", "192.0.2.1", "a..b"):
+        with pytest.raises(UserError, match=f"--host={host} .* another --host"):
+            demo.serve(trained[0], host, 7860)
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     with pytest.raises(UserError, match=r"needs Gradio: .*\.\[demo\]"):
         demo.serve(trained[0], "127.0.0.1", 7860)
