@@ -53,7 +53,7 @@ def path(text: str) -> Path:
     """
     if not text:
         raise argparse.ArgumentTypeError("it is empty")
-    return Path(text).expanduser()
+    return Path(os.path.expanduser(text))  # that of Path fails for unknown users
 
 
 def positive(text: str) -> int:

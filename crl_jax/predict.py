@@ -64,8 +64,8 @@ def _predict(arguments: argparse.Namespace) -> int:
     predictor = load(arguments.workdir)
     names: list[str] = []
     for name in arguments.pictures:
-        paths = [name] if name == _STDIN else unlabelled.find([Path(name).expanduser()])
-        names += map(str, paths)
+        path = Path(os.path.expanduser(name))
+        names += [name] if name == _STDIN else map(str, unlabelled.find([path]))
     piped = sys.stdin.buffer.read() if _STDIN in names else b""
     items = [piped if name == _STDIN else name for name in names]
     refused = 0

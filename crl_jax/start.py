@@ -1,5 +1,6 @@
 """Where a new run starts from: the seed alone, or weights that the config names."""
 
+import os
 from pathlib import Path
 
 import jax
@@ -17,7 +18,7 @@ from crl_jax.train_state import TrainState
 def check(config: ConfigDict) -> None:
     """Raises UserError if what `config.init.from` names is not there to be read."""
     if origin := config.init["from"]:
-        path = Path(origin).expanduser()
+        path = Path(os.path.expanduser(origin))
         if path.is_dir():
             workdir.read(path)
         else:
@@ -43,7 +44,7 @@ def from_weights(
     origin = config.init["from"]
     if not origin:
         return state
-    path = Path(origin).expanduser()
+    path = Path(os.path.expanduser(origin))
     here = jax.device_get(state.variables)
     if path.is_dir():
         other = trained.load(path, mesh)

@@ -89,12 +89,17 @@ def test_a_picture_is_a_path_bytes_or_an_array_alone_or_in_a_list(predictor, fol
         np.zeros((4, 4, 3), np.float32),
         np.zeros((4, 4, 4), np.uint8),
         np.zeros((0, 4, 3), np.uint8),
+        np.zeros((28, 28), np.uint8),
+        Image.new("L", (28, 28)),
+        Image.new("RGBA", (28, 28)),
         3,
     ],
 )
 def test_what_is_no_picture_is_answered(predictor, picture):
-    with pytest.raises(UserError, match=r"A picture (is|has)"):
-        predictor([picture])
+    shape = re.escape(str(list(np.shape(picture))))
+    for images in (picture, [picture]):
+        with pytest.raises(UserError, match=rf"A picture (is \w+ {shape}|has no)"):
+            predictor(images)
 
 
 def test_a_broken_picture_is_refused_while_the_rest_goes_on(predictor, folder):
@@ -282,9 +287,24 @@ def test_a_picture_comes_from_the_standard_input(trained, folder):
     assert done.stderr == b""
 
 
-def test_mistakes_are_answered(trained, tmp_path):
+def test_mistakes_are_answered(trained, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="holds no run"):
         crl_jax.load(tmp_path)
+    monkeypatch.setattr("jax.process_count", lambda: 2)
+    with pytest.raises(UserError, match="predicted by one process"):
+        crl_jax.load(trained[0])
+
+
+def test_a_name_that_begins_with_a_tilde_need_not_be_of_a_user(
+    trained, folder, monkeypatch, capsys, tmp_path
+):
+    shutil.copy(folder / "20.png", tmp_path / "~nobody's.png")
+    run = tmp_path / "~nobody's run"
+    run.symlink_to(trained[0])
+    monkeypatch.chdir(tmp_path)
+    flags = (f"--workdir={run.name}", "--format=jsonl", "~nobody's.png")
+    status, text = run_predict(monkeypatch, capsys, *flags)
+    assert (status, json.loads(text)["file"]) == (0, "~nobody's.png")
 
 
 def test_importing_the_package_does_not_import_jax():

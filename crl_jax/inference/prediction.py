@@ -3,16 +3,18 @@
 import dataclasses
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from jax.sharding import Mesh
 
 from crl_jax import devices, step, trained, workdir
 from crl_jax.data import unlabelled
+from crl_jax.errors import UserError
 from crl_jax.inference import exported
 from crl_jax.inference.joint import JointRule
 from crl_jax.kinds import Kinds, categorical_classes, class_names
@@ -84,8 +86,11 @@ def load(directory: str | os.PathLike[str]) -> "Predictor":
     Or the network that was exported to `directory`, to safetensors or as a Space.
 
     Raises:
-      UserError: there is no run, or no checkpoint; or an export is damaged.
+      UserError: there is no run, or no checkpoint; an export is damaged; or this is one
+        of several processes.
     """
+    if jax.process_count() > 1:
+        raise UserError("Pictures are predicted by one process: start one alone.")
     folder, mesh = Path(directory), devices.make_mesh()
     combinations, weights = workdir.read_combinations(folder)
     read = exported.load if exported.is_in(folder) else trained.load
@@ -141,9 +146,12 @@ class Predictor:
           UserError: something among the images is no picture at all. A file that
             cannot be decoded is refused in its prediction instead.
         """
-        several = isinstance(images, (list, tuple))
-        alone = isinstance(images, (str, Path, bytes))
-        alone = alone or (not several and np.ndim(images) == 3)
+        if isinstance(images, (list, tuple)):
+            alone = False
+        else:  # a Pillow image is not iterable
+            alone = isinstance(images, (str, Path, bytes))
+            alone = alone or not isinstance(images, Iterable)
+            alone = alone or getattr(images, "ndim", 0) in (2, 3)
         return list(self.predict([images] if alone else images, batch_size))
 
     def predict(
