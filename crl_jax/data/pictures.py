@@ -30,6 +30,11 @@ _QUALITY = 95  # of JPEG
 
 # No others: some of Pillow's decoders start programs.
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF")
+# Of their names, in small letters.
+SUFFIXES = (
+    *(".avif", ".bmp", ".gif", ".jfif", ".jpeg"),
+    *(".jpg", ".png", ".tif", ".tiff", ".webp"),
+)
 _LOSSY = ("JPEG", "MPO", "WEBP", "AVIF")  # MPO: several JPEGs in one file
 
 _UPRIGHT = {

@@ -18,26 +18,13 @@ from crl_jax.errors import UserError
 # A file, what is in one, or `[rows, columns, 3]` uint8.
 Picture = str | Path | bytes | np.ndarray
 
-# Of a folder these are taken; a file that is named itself is always tried.
-SUFFIXES = (
-    ".avif",
-    ".bmp",
-    ".gif",
-    ".jfif",
-    ".jpeg",
-    ".jpg",
-    ".png",
-    ".tif",
-    ".tiff",
-    ".webp",
-)
-
 
 def find(paths: Iterable[Path]) -> list[Path]:
     """Returns the files among `paths`, and the pictures in the folders among them.
 
-    Folders are searched to the bottom, in the order of their names; files and folders
-    whose name begins with a dot are left out.
+    Folders are searched to the bottom, in the order of their names, for files with one
+    of `pictures.SUFFIXES`; files and folders whose name begins with a dot are left out.
+    A file that is named itself is always taken.
 
     Raises:
       UserError: a folder has no picture, or cannot be read.
@@ -47,7 +34,7 @@ def find(paths: Iterable[Path]) -> list[Path]:
         inside = _in_folder(path) if path.is_dir() else [path]
         if not inside:
             raise UserError(
-                f"The folder {path} has no picture ({', '.join(SUFFIXES)})."
+                f"The folder {path} has no picture ({', '.join(pictures.SUFFIXES)})."
             )
         found += inside
     return found
@@ -60,7 +47,9 @@ def _in_folder(folder: Path) -> list[Path]:
     found = []
     for parent, folders, files in os.walk(folder, onerror=refuse):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [Path(parent, f) for f in files if f.lower().endswith(SUFFIXES)]
+        found += [
+            Path(parent, f) for f in files if f.lower().endswith(pictures.SUFFIXES)
+        ]
     return sorted(path for path in found if not path.name.startswith("."))
 
 

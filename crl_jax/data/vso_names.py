@@ -7,18 +7,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from crl_jax.data.pictures import SUFFIXES
 from crl_jax.errors import UserError
 
-# In small letters.
-PICTURE_SUFFIXES = (
-    *(".jpg", ".jpeg", ".png", ".gif", ".webp"),
-    *(".bmp", ".tif", ".tiff", ".avif"),
-)
-
 _WORD = re.compile(r"[^\W_][\w'’&+-]*")
-_PICTURE = re.compile(
-    rf"/[^/]*({'|'.join(map(re.escape, PICTURE_SUFFIXES))})$", re.IGNORECASE
-)
+_PICTURE = re.compile(rf"/[^/]*({'|'.join(map(re.escape, SUFFIXES))})$", re.IGNORECASE)
 _LABELS = re.compile(r"(\s+[-+]?[\d.]+)+$")
 _SENTIMENT = re.compile(
     r"(?P<number>\d+\.\s+)?(?P<name>\S+)\s+\[sentiment:\s*(?P<value>[-+]?\d+\.?\d*)\]"

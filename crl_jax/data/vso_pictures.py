@@ -15,7 +15,7 @@ from PIL import Image
 from rich.progress import track
 
 from crl_jax.data import pictures
-from crl_jax.data.vso_names import PICTURE_SUFFIXES, Anp, fold, spelled
+from crl_jax.data.vso_names import Anp, fold, spelled
 from crl_jax.terminal import console
 
 Item = TypeVar("Item")
@@ -167,7 +167,7 @@ def _read_file(
     path = os.path.join(root, file)
     if os.path.basename(file).startswith("."):
         return Dropped(file, "dot-file")
-    if suffix(file) not in PICTURE_SUFFIXES or os.path.isdir(path):
+    if suffix(file) not in pictures.SUFFIXES or os.path.isdir(path):
         return Dropped(file, "not a picture")
     if problem := _problem_of_name(file):
         return Dropped(file, "name cannot be listed", problem)

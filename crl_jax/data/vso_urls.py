@@ -12,7 +12,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from crl_jax.data.vso_names import PICTURE_SUFFIXES, Anp, fold, spelled
+from crl_jax.data.pictures import SUFFIXES
+from crl_jax.data.vso_names import Anp, fold, spelled
 from crl_jax.data.vso_pictures import Dropped, in_threads, suffix
 from crl_jax.errors import UserError
 
@@ -124,7 +125,7 @@ def _read_folder(shard: Path, folder: str) -> Iterator[_Row | Dropped]:
     pictures = {
         os.path.splitext(name)[0]: f"{folder}/{name}"
         for name in names
-        if suffix(name) in PICTURE_SUFFIXES and not name.startswith(".")
+        if suffix(name) in SUFFIXES and not name.startswith(".")
     }
     sides = {os.path.splitext(name)[0] for name in names if suffix(name) == ".json"}
     for name in names:
@@ -133,7 +134,7 @@ def _read_folder(shard: Path, folder: str) -> Iterator[_Row | Dropped]:
             yield Dropped(file, "dot-file")
         elif suffix(name) == ".json":
             yield _read_side(shard / name, file, pictures.get(stem, ""))
-        elif suffix(name) in PICTURE_SUFFIXES:
+        elif suffix(name) in SUFFIXES:
             if stem not in sides:  # it is written after the picture
                 detail = "img2dataset was stopped: run it again"
                 yield Dropped(file, "without its .json", detail)
