@@ -1,6 +1,7 @@
 """The demo page, in a real browser; and where a task looked, against its definition."""
 
 import contextlib
+import dataclasses
 import functools
 import importlib.util
 import os
@@ -20,7 +21,7 @@ from flax import linen as nn
 from PIL import Image
 
 import crl_jax
-from crl_jax import demo
+from crl_jax import demo, networks
 from crl_jax.errors import UserError
 from crl_jax.inference.grad_cam import grad_cam
 from crl_jax.models import MultitaskResNet
@@ -215,6 +216,28 @@ def test_mistakes_are_answered(trained, address, monkeypatch):
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     with pytest.raises(UserError, match=r"needs Gradio: .*\.\[demo\]"):
         demo.serve(trained[0], "127.0.0.1", 7860)
+
+
+def test_no_second_network_is_made_where_nothing_crosses(trained, monkeypatch):
+    need_gradio()
+    from crl_jax.inference import demo_page
+
+    predictor = crl_jax.load(trained[0])
+    made = []
+    monkeypatch.setattr(
+        type(predictor),
+        "without_cross_residuals",
+        lambda self: made.append(self) or self,
+    )
+    demo_page.build(predictor, "title")
+    assert made == [predictor]
+    config = networks.with_settings(
+        predictor.trained.run.config, {"model.cross.init": 0.0}
+    )
+    run = dataclasses.replace(predictor.trained.run, config=config)
+    predictor.trained = dataclasses.replace(predictor.trained, run=run)
+    demo_page.build(predictor, "title")
+    assert made == [predictor]
 
 
 @pytest.mark.parametrize("branch_from", ["res5b", "head"])

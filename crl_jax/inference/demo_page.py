@@ -67,9 +67,11 @@ def build(predictor: Predictor, title: str) -> gr.Blocks:
       predictor: the network.
       title: of the page.
     """
-    networks = {_ON: predictor, _OFF: predictor.without_cross_residuals()}
     tasks = list(predictor.classes)
     crosses = _crosses(predictor)
+    networks = {_ON: predictor}
+    if crosses:
+        networks[_OFF] = predictor.without_cross_residuals()
     look = {
         name: jax.jit(functools.partial(grad_cam, network.trained.network))
         for name, network in networks.items()
