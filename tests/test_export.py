@@ -103,6 +103,33 @@ def test_the_pillow_code_of_the_model_card_cuts_nearly_as_training_does(
         assert np.abs(difference).mean() < 4
 
 
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "CMYK", "L", "I;16"])
+def test_the_pillow_code_of_the_model_card_takes_pixels_of_all_kinds(
+    predictor, mode, tmp_path
+):
+    from crl_jax.data import unlabelled
+
+    rows = np.linspace(0, 255, 48, dtype=np.uint8)
+    pixels = np.stack(np.broadcast_arrays(*np.ix_(rows, rows, [0, 64, 128, 192])), -1)
+    pixels = (pixels[..., 0] // 2 + pixels[..., 1] // 4 + pixels[..., 2] // 4).copy()
+    if mode == "I;16":
+        image = Image.fromarray(pixels[..., 0].astype(np.uint16) * 257)
+    else:
+        image = Image.fromarray(pixels.astype(np.uint8), "RGBA").convert(mode)
+    file = tmp_path / ("a.tif" if mode == "CMYK" else "a.png")
+    image.save(file, **({"transparency": 3} if mode == "P" else {}))
+    with Image.open(file) as saved:
+        assert saved.mode == mode
+    data = predictor.trained.run.config.data
+    names = {}
+    code = model_card.text(predictor.trained, {}, {"format": "stablehlo"})
+    exec(re.search(r"```python\n(import numpy.*?)\n\nimages = ", code, re.S)[1], names)
+    (batch,) = unlabelled.batches([file], data, 1)
+    assert batch["error"][0] == b""
+    difference = names["prepare"](file).astype(int) - batch["image"][0]
+    assert np.abs(difference).mean() < 4
+
+
 def test_arrays_that_were_exported_are_loaded_as_a_run_is(
     trained, predictor, photographs, tmp_path
 ):

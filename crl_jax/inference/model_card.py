@@ -48,7 +48,12 @@ from PIL import Image, ImageOps
 
 
 def prepare(file):
-    image = ImageOps.exif_transpose(Image.open(file)).convert("RGB")
+    image = ImageOps.exif_transpose(Image.open(file))
+    if image.mode.startswith("I;16"):
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    transparent = image.convert("RGBA")
+    image = Image.new("RGB", image.size, "white")
+    image.paste(transparent, mask=transparent)
     side = max(round({crop} * min(image.size)), 1)
     left, top = (image.width - side) // 2, (image.height - side) // 2
     how = Image.Resampling.BOX if side > 2 * {size} else Image.Resampling.BILINEAR
@@ -141,9 +146,10 @@ def text(trained: Trained, result: dict[str, Any], what: dict[str, str]) -> str:
             "## Accuracy",
             _accuracies(result, run.kinds),
             "## Use",
-            f"Pictures are cut to the middle {data.eval_crop:.4g} of their shorter "
-            f"side, and resized to {data.image_size} x {data.image_size}; the network "
-            "does the rest. In training this was done by TensorFlow; Pillow does "
+            "Pictures are turned upright, what is transparent becomes white, and "
+            f"they are cut to the middle {data.eval_crop:.4g} of their shorter side, "
+            f"and resized to {data.image_size} x {data.image_size}; the network does "
+            "the rest. In training this was done by TensorFlow; Pillow does "
             "nearly the same:",
             f"```python\n{prepare}\n```",
             f"```python\n{_USE[what['format']]}\n```",
