@@ -321,6 +321,30 @@ def test_one_compilation_serves_a_whole_folder(predictor, folder):
     assert predictor._eval_step._cache_size() == before
 
 
+def test_few_sizes_are_compiled_for_few_pictures(predictor, folder, monkeypatch):
+    paths = unlabelled.find([folder])
+    whole = predictor(paths, batch_size=26)
+    sizes = set()
+    probabilities = predictor.probabilities
+
+    def noted(images, size):
+        sizes.add(size)
+        return probabilities(images, size)
+
+    monkeypatch.setattr(predictor, "probabilities", noted)
+    for count in range(1, len(paths) + 1):
+        found = predictor(paths[:count], batch_size=26)
+        assert [prediction.file for prediction in found] == list(
+            map(str, paths[:count])
+        )
+        for prediction, expected in zip(found, whole, strict=False):
+            for task, answer in prediction.probabilities.items():
+                np.testing.assert_allclose(
+                    answer, expected.probabilities[task], atol=1e-6
+                )
+    assert sizes == {1, 2, 4, 8, 16, 26}
+
+
 def on_a_terminal(trained, folder, tmp_path, stdout=None):
     """Predicts 26 pictures and a broken one; returns what a terminal was sent."""
     broken = tmp_path / "broken.png"

@@ -159,8 +159,11 @@ class Predictor:
     ) -> Iterator[Prediction]:
         """Yields what `__call__` returns, batch by batch."""
         items = [unlabelled.check(image) for image in images]
-        size = min(batch_size or self.trained.run.config.data.batch_size, len(items))
-        read = unlabelled.batches(items, self.trained.run.config.data, max(size, 1))
+        data = self.trained.run.config.data
+        # For a few pictures a power of two: the network is compiled for each size.
+        few = 2 ** max(len(items) - 1, 0).bit_length()
+        size = min(batch_size or data.batch_size, few)
+        read = unlabelled.batches(items, data, size)
         names = iter(
             str(item) if isinstance(item, (str, Path)) else "" for item in items
         )
