@@ -1,5 +1,5 @@
 # Two commands for a fresh machine: `make demo` and `make test`; `make bench` measures.
-# PYTHON is any Python from 3.11 on; the environment is made in .venv.
+# PYTHON is one of 3.11 to 3.13; the environment is made in .venv.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -59,4 +59,4 @@ docs: $(VENV)/installed
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 clean:
-	rm -rf $(VENV) runs site
+	rm -rf $(VENV) site

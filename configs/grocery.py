@@ -1,6 +1,6 @@
 """Grocery photographs (Klasson et al. 2019), three levels of labels.
 
-python -m crl_jax.main --config=configs/grocery.py --workdir=runs/grocery \
+python -m crl_jax.main --config=configs/grocery.py --workdir=runs/grocery-fine \
       --config.data.manifest=labels.csv
 
 As manifest.py, but that the finest labels choose the checkpoint. 13 minutes on one

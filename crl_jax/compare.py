@@ -38,7 +38,6 @@ def main() -> None:
     add(
         "--together",
         type=cli.positive,
-        default=0,
         metavar="N",
         help="seeds to train as one program; by default one on a CPU, and on another "
         "device as many as half of its memory holds",
@@ -48,14 +47,12 @@ def main() -> None:
         dest="sweeps",
         type=_sweep,
         action="append",
-        default=[],
         metavar="FIELD=A,B",
         help="values of a field of the config; may be given several times",
     )
     arguments = cli.read(verb)
-    what = plan.make(
-        arguments.config, arguments.networks, arguments.seeds, arguments.sweeps
-    )
+    sweeps = getattr(arguments, "sweeps", [])
+    what = plan.make(arguments.config, arguments.networks, arguments.seeds, sweeps)
 
     # Nothing heavy is imported until the arguments are right.
     try:
@@ -68,7 +65,8 @@ def main() -> None:
     from crl_jax.comparison.comparison import compare
 
     devices.start()
-    compare(what, arguments.workdir, sys.argv[1:], arguments.together)
+    together = getattr(arguments, "together", 0)
+    compare(what, arguments.workdir, sys.argv[1:], together)
 
 
 def _names(text: str) -> list[str]:
