@@ -166,9 +166,9 @@ class Record:
             best, best_state = steps, state
         result = self._evaluate(best_state.evaluated, batches)
         evaluation.print_result(result, program.kinds, split, best)
-        if devices.is_first():
-            workdir.write_result(self.folder, split, best, result)
         self._checkpoints.check_saved(steps)
+        if devices.is_first():  # the run is done
+            workdir.write_result(self.folder, split, best, result)
         return result
 
     def close(self) -> None:
