@@ -1,5 +1,6 @@
 """The paper's networks and the baselines, by the names that tables give them."""
 
+import re
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -17,10 +18,20 @@ _NO_CROSS: Settings = {
     "model.fusion": "none",
 }
 
+# Nothing is shared that the tasks could be weighted against each other for: a weight
+# would only change the learning rate of a task's network.
+_NO_WEIGHTING: Settings = {
+    f"optim.{name}": config_lib.default().optim[name]
+    for name in (
+        *("weighting", "weighting_rate", "dwa_temperature"),
+        *("gradnorm_alpha", "cagrad_c"),
+    )
+}
+_TASK_WEIGHT = re.compile(r"tasks\.\w+\.weight")
+
 # What each network says of the config; the rest is the config's own.
 NETWORKS: dict[str, Settings] = {
-    # Nothing is shared that the tasks could be weighted against each other for.
-    "S": {"model.branch_from": "stem", "optim.weighting": "fixed"} | _NO_CROSS,
+    "S": {"model.branch_from": "stem"} | _NO_CROSS | _NO_WEIGHTING,
     "M": _NO_CROSS,
     "X": {},
     "heads": {"model.branch_from": "head"} | _NO_CROSS,
@@ -40,8 +51,8 @@ MEANINGS = {
 }
 
 
-def settings(name: str) -> Settings:
-    """Returns what a network says of the config.
+def settings(name: str, config: ConfigDict) -> Settings:
+    """Returns what a network says of a config.
 
     Raises:
       UserError: there is no network of this name.
@@ -50,7 +61,16 @@ def settings(name: str) -> Settings:
         raise UserError(
             f"There is no network {name!r}; there are: {', '.join(NETWORKS)}."
         )
-    return NETWORKS[name]
+    own = NETWORKS[name]
+    if name == "S":
+        own = own | {f"tasks.{task}.weight": 1.0 for task in config.tasks}
+    return own
+
+
+def decides(name: str, field: str) -> bool:
+    """Whether a network says itself what a field of the config is."""
+    is_weight = _TASK_WEIGHT.fullmatch(field) is not None
+    return field in NETWORKS[name] or (name == "S" and is_weight)
 
 
 def with_settings(config: ConfigDict, changes: Settings) -> ConfigDict:
@@ -67,4 +87,4 @@ def with_settings(config: ConfigDict, changes: Settings) -> ConfigDict:
 
 def named(config: ConfigDict, name: str) -> ConfigDict:
     """Returns the config of the network `name`, from the config of X."""
-    return with_settings(config, settings(name))
+    return with_settings(config, settings(name, config))

@@ -89,6 +89,15 @@ def test_networks_that_do_not_differ_are_refused(config):
         plan.make(plain, ["S", "M", "X"], 1, [])
 
 
+def test_task_weights_are_not_for_single_networks(config):
+    weighted = networks.with_settings(config, {"tasks.hue.weight": 0.1})
+    sweeps = [("tasks.hue.weight", [0.5]), ("optim.cagrad_c", [0.2])]
+    configs = plan.make(weighted, ["S", "X"], 1, sweeps).configs
+    assert configs[Variant("S")].tasks.hue.weight == 1
+    assert configs[Variant("X")].tasks.hue.weight == 0.1
+    assert {variant.network for variant in configs if variant.field} == {"X"}
+
+
 def test_a_comparison_needs_a_split_to_choose_on(config):
     blind = networks.with_settings(config, {"data.val_split": ""})
     with pytest.raises(UserError, match="chooses checkpoints on one split"):

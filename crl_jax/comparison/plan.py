@@ -107,7 +107,7 @@ def make(
     configs = {Variant(name): networks.named(config, name) for name in names}
     _check_differ(configs)
     for field, values in sweeps:
-        concerned = [n for n in names if field not in networks.settings(n)]
+        concerned = [name for name in names if not networks.decides(name, field)]
         if not concerned:
             raise UserError(
                 f"--sweep={field}: every network of --networks={','.join(names)} sets "
@@ -116,7 +116,7 @@ def make(
         if field == "train.seed":
             raise UserError("--sweep=train.seed: that is what --seeds is for.")
         for name in concerned:
-            settings = networks.settings(name)
+            settings = networks.settings(name, config)
             for value in values:
                 changed = networks.with_settings(config, settings | {field: value})
                 if config_lib.differences(changed, configs[Variant(name)]):

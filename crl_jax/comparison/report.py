@@ -79,7 +79,8 @@ def _legend(base: Iterable[Variant]) -> str:
     lines = [f"{v.network}: {MEANINGS[v.network]}" for v in base]
     return "; ".join(lines) + (
         f". {BASELINE} is trained as one program: its networks share batches, the norm "
-        "that config.optim.clip_norm bounds, and the step of the checkpoint."
+        "that config.optim.clip_norm bounds, and the step of the checkpoint. Task "
+        "weights of the config are not for it."
     )
 
 
