@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from crl_jax.errors import UserError
-from crl_jax.models import MultitaskResNet
+from crl_jax.models import MultitaskResNet, layers
 from crl_jax.models.architecture import layer_names
 from crl_jax.models.cross_residual import CrossResidual
 from crl_jax.models.layers import convolve
@@ -247,8 +247,9 @@ def test_units_of_long_stages_are_named_as_in_the_original_release():
     assert len(names) == 33 + 2
 
 
+@pytest.mark.parametrize("backend", ["cpu", "gpu"])
 @pytest.mark.parametrize("kind", ["scalar", "channel", "conv"])
-def test_cross_residual_against_the_formula_in_loops(kind):
+def test_cross_residual_against_the_formula_in_loops(kind, backend):
     rng = np.random.default_rng(0)
     tasks, channels = 3, 4
     shortcuts = rng.normal(size=(tasks, 2, 3, 3, channels)).astype(np.float32)
@@ -256,7 +257,8 @@ def test_cross_residual_against_the_formula_in_loops(kind):
     variables = module.init(jax.random.key(0), shortcuts)
     shape = variables["params"]["weight"].shape
     weight = rng.normal(size=shape).astype(np.float32)
-    result = module.apply({"params": {"weight": weight}}, shortcuts)
+    with layers.traced_for(backend):
+        result = module.apply({"params": {"weight": weight}}, shortcuts)
 
     expected = np.zeros_like(shortcuts)
     pairs = [(t, j) for t in range(tasks) for j in range(tasks) if t != j]

@@ -6,6 +6,8 @@ import numpy as np
 from flax import linen as nn
 from jax import lax
 
+from crl_jax.models import layers
+
 Array = jax.Array
 
 
@@ -38,18 +40,23 @@ class CrossResidual(nn.Module):
         if tasks == 1 or (self.start == 0 and not self.learned):
             return shortcuts  # nothing crosses: the plain multitask network
         weight = self._weight(tasks, channels).astype(shortcuts.dtype)
+        # The self shortcut is added as it is: an accelerator multiplies with fewer
+        # digits than it adds.
         if self.task_axis is None:
-            return mix(weight, shortcuts)
+            return shortcuts + mix(weight, shortcuts)
         # From the source tasks of this device to all targets; then each target's sum
         # goes to the device that has the task.
         first = lax.axis_index(self.task_axis) * own
         weight = lax.dynamic_slice_in_dim(weight, first, own, axis=1)
         sums = mix(weight, shortcuts)
-        return lax.psum_scatter(sums, self.task_axis, tiled=True)
+        return shortcuts + lax.psum_scatter(sums, self.task_axis, tiled=True)
 
     def _weight(self, tasks: int, channels: int) -> Array:
-        """Returns W, `[T, T]`, `[T, T, C]` or `[T, T, C, C]`: target, source, ..."""
-        identity = {
+        """Returns W without its diagonal: target, source, ...
+
+        It is `[T, T]`, `[T, T, C]` or `[T, T, C, C]`.
+        """
+        one = {
             "scalar": np.ones(()),
             "channel": np.ones(channels),
             "conv": np.eye(channels),
@@ -57,11 +64,11 @@ class CrossResidual(nn.Module):
         targets, sources = task_pairs(tasks)
 
         def start(_key: Array | None = None) -> Array:
-            pairs = np.stack([self.start * identity] * len(targets))
+            pairs = np.stack([self.start * one] * len(targets))
             return jnp.asarray(pairs, jnp.float32)
 
         cross = self.param("weight", start) if self.learned else start()
-        weight = jnp.broadcast_to(identity, (tasks, tasks, *identity.shape))
+        weight = jnp.zeros((tasks, tasks, *one.shape))
         return weight.at[targets, sources].set(cross)
 
 
@@ -76,12 +83,17 @@ def mix(weight: Array, x: Array) -> Array:
     Returns:
       `[T, B, H, W, C]`.
     """
-    if weight.ndim == 2:
-        # One matrix product: far faster on CPU than an einsum over five axes.
-        sources, *shape = x.shape
-        return (weight @ x.reshape(sources, -1)).reshape(-1, *shape)
-    equation = {3: "tjc,jbhwc->tbhwc", 4: "tjcd,jbhwc->tbhwd"}
-    return jnp.einsum(equation[weight.ndim], weight, x)
+    if weight.ndim == 4:
+        return jnp.einsum("tjcd,jbhwc->tbhwd", weight, x)
+    if not layers.on("cpu"):
+        # Fused with what comes before and after, and not in a product's fewer digits.
+        factors = weight.reshape(*weight.shape[:2], 1, 1, 1, -1)
+        return jnp.sum(factors * x[None], axis=1)
+    if weight.ndim == 3:
+        return jnp.einsum("tjc,jbhwc->tbhwc", weight, x)
+    # One matrix product: far faster than an einsum over five axes.
+    sources, *shape = x.shape
+    return (weight @ x.reshape(sources, -1)).reshape(-1, *shape)
 
 
 def pair_sizes(weights: np.ndarray) -> np.ndarray:
