@@ -25,7 +25,7 @@ class Record:
     Attributes:
       folder: of the run.
       config: a checked config.
-      first: steps that were done when it was opened.
+      done: steps that were done when it was opened.
     """
 
     def __init__(
@@ -52,19 +52,19 @@ class Record:
         self.folder, self.config = folder, config
         self._program, self._schedule, self._name = program, schedule, name
         self._checkpoints = Checkpoints(folder)
-        self.first, state = self._checkpoints.restore_latest(program.abstract_state)
+        self.done, state = self._checkpoints.restore_latest(program.abstract_state)
         if state is None:
             state = program.new_state(config.train.seed)
             state = start.from_weights(state, config, program.network, program.mesh)
         else:
             console.print(
-                f"Going on at step {self.first:,} of {schedule.steps:,} in {folder}."
+                f"Going on at step {self.done:,} of {schedule.steps:,} in {folder}."
             )
             if not config.train.skip_nonfinite:  # as it may have been before
                 state = state.replace(skipped=0 * state.skipped)
         self._start: list[TrainState] = [state]
         writes = devices.is_first()
-        self._log = MetricsLog(folder, program.kinds, self.first) if writes else NoLog()
+        self._log = MetricsLog(folder, program.kinds, self.done) if writes else NoLog()
         self._skipped = int(state.skipped)
         self._score: float | None = None
 

@@ -15,7 +15,8 @@ class Schedule:
       steps: length of the run.
       examples: in an epoch.
       batch_size: over all devices.
-      log_every, eval_every, checkpoint_every: in steps; 0: at the end of each epoch.
+      log_every: in steps.
+      eval_every, checkpoint_every: in steps; 0: at the end of each epoch.
       validates: whether there is a split to evaluate on.
     """
 
@@ -27,25 +28,30 @@ class Schedule:
     checkpoint_every: int
     validates: bool
 
+    @staticmethod
+    def check(config: ConfigDict) -> None:
+        """Raises UserError where a config sets neither steps nor epochs."""
+        if not config.train.steps and not config.train.epochs:
+            raise UserError(
+                "The run has no step: set config.train.steps or config.train.epochs."
+            )
+
     @classmethod
     def of(cls, config: ConfigDict, examples: int) -> "Schedule":
         """Reads the schedule from a config.
 
         Raises:
-          UserError: neither steps nor epochs are set.
+          UserError: it sets no steps, or less epochs than a step has.
         """
+        cls.check(config)
         steps = config.train.steps
         if not steps:
             steps = round(config.train.epochs * examples / config.data.batch_size)
-        if steps < 1 and config.train.epochs:
+        if steps < 1:
             raise UserError(
                 f"config.train.epochs={config.train.epochs} of {examples:,} examples "
                 f"are less than half a batch of {config.data.batch_size}: take more "
                 "epochs, or a smaller config.data.batch_size."
-            )
-        if steps < 1:
-            raise UserError(
-                "The run has no step: set config.train.steps or config.train.epochs."
             )
         return cls(
             steps=steps,

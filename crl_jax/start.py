@@ -7,22 +7,39 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from crl_jax import trained, workdir
+from crl_jax import models, trained, workdir
+from crl_jax.errors import UserError
+from crl_jax.kinds import widths
 from crl_jax.models import MultitaskResNet, pretrained
 from crl_jax.models.imported import describe
-from crl_jax.models.transfer import transfer
+from crl_jax.models.transfer import check_alike, transfer
 from crl_jax.terminal import console
 from crl_jax.train_state import TrainState
 
 
-def check(config: ConfigDict) -> None:
-    """Raises UserError if what `config.init.from` names is not there to be read."""
-    if origin := config.init["from"]:
-        path = Path(os.path.expanduser(origin))
-        if path.is_dir():
-            workdir.read(path)
-        else:
-            pretrained.check_file(path)
+def check(config: ConfigDict, network: MultitaskResNet) -> None:
+    """Raises UserError if what `config.init.from` names does not suit a network.
+
+    Of files only the names are looked at.
+    """
+    origin = config.init["from"]
+    path = Path(os.path.expanduser(origin))
+    if origin and path.is_dir():
+        run = _read_run(origin, path)
+        check_alike(origin, models.build(run.config, widths(run.kinds)), network)
+    elif origin:
+        pretrained.check_file(path)
+
+
+def _read_run(origin: str, folder: Path) -> workdir.Run:
+    if not workdir.has_checkpoint(folder):
+        raise UserError(
+            f"config.init.from={origin}: this folder has no checkpoint of a run."
+        )
+    try:
+        return workdir.read(folder)
+    except UserError as error:
+        raise UserError(f"config.init.from={origin}: {error}") from error
 
 
 def from_weights(

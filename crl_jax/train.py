@@ -18,10 +18,9 @@ from crl_jax import (
     models,
     networks,
     optim,
-    start,
+    run_check,
     step,
     train_state,
-    weighting,
     workdir,
 )
 from crl_jax.data import labels, source, stream
@@ -31,7 +30,7 @@ from crl_jax.record import Record
 from crl_jax.schedule import Schedule
 from crl_jax.stopping import stop_request
 from crl_jax.terminal import TrainingProgress, console
-from crl_jax.train_state import apart, side_by_side
+from crl_jax.train_state import TrainState, apart, side_by_side
 
 
 def train(config: ConfigDict, directory: str | os.PathLike[str]) -> metrics.Means:
@@ -72,15 +71,7 @@ def train_seeds(
       UserError, Stopped: see `train`.
     """
     # Every mistake that can be seen beforehand is answered before anything is written.
-    data = source.find_source(config)
-    data.check(config)
-    config = config_check.with_tasks(config, data.widths)
-    network = models.build(config, data.widths)
-    mesh = devices.make_mesh(config.train.task_devices, len(data.kinds))
-    devices.check_batch_size(config, mesh)
-    weighting.make(config, network)  # refuses a network that it cannot work on
-    if not all(workdir.has_checkpoint(folder) for folder in folders.values()):
-        start.check(config)
+    config, data, network, mesh = run_check.check(config, folders.values())
 
     with ExitStack() as claims:
         configs = {}
@@ -90,7 +81,7 @@ def train_seeds(
             if devices.is_first():
                 claims.enter_context(workdir.claim(folder, run))
         data = devices.first_alone(data.prepared)
-        data.check(config)
+        data.check(config)  # of parts of splits only the shards know
         if devices.is_first():
             together = labels.combinations(data, config.data.train_split)
             for folder in folders.values():
@@ -109,8 +100,8 @@ def train_seeds(
                 record = Record(folder, configs[seed], program, schedule, name)
                 records.append(opened.enter_context(closing(record)))
             results: dict[int, metrics.Means] = {}
-            for first in sorted({record.first for record in records}):
-                equal = [record for record in records if record.first == first]
+            for done in sorted({record.done for record in records}):
+                equal = [record for record in records if record.done == done]
                 results |= _train(equal, program, data, schedule)
     return results
 
@@ -119,10 +110,10 @@ def _train(
     records: Sequence[Record], program: Program, data: source.Source, schedule: Schedule
 ) -> dict[int, metrics.Means]:
     """Trains runs that stand at the same step to their end."""
-    config, mesh, first = program.config, program.mesh, records[0].first
+    config, mesh, done = program.config, program.mesh, records[0].done
     train_step = program.train_step(schedule.epoch_steps, len(records))
     state = side_by_side([record.take_start() for record in records])
-    if first == 0:
+    if done == 0:
         text = describe(config, data, schedule, mesh, len(records))
         console.print(text, soft_wrap=True)
         if warning := what_cannot_cross(program.network):
@@ -133,13 +124,16 @@ def _train(
         return zip(records, apart(tree, len(records)), strict=True)
 
     # Batches, as a function of (seed, step).
-    streams = [stream.train_batches(data, run.config, first) for run in records]
+    streams = [stream.train_batches(data, run.config, done) for run in records]
     batches = devices.prefetch(stream.side_by_side(streams), mesh)
     validates, val_split = schedule.validates, config.data.val_split
     val_batches = stream.eval_batches(data, config, val_split) if validates else ()
 
-    def check_step(number: int, report: step.Report) -> None:
-        """Waits for a step, and stops the runs if the numbers of one are none."""
+    def check_step(number: int, report: step.Report, state: TrainState) -> None:
+        """Waits for a step, and stops the runs if the numbers of one are none.
+
+        The state may be that of the next step: it then still is as before this one.
+        """
         skipped = np.any(jax.device_get(report["skipped"]))
         if not skipped or config.train.skip_nonfinite:
             return
@@ -149,21 +143,21 @@ def _train(
 
     # The loop.
     steps, epoch = schedule.steps, schedule.epoch
-    progress = TrainingProgress(first, steps, len(records) * config.data.batch_size)
+    progress = TrainingProgress(done, steps, len(records) * config.data.batch_size)
     earlier: step.Report | None = None
     with progress, stop_request() as stop:
-        for number in range(first + 1, steps + 1):
+        for number in range(done + 1, steps + 1):
             with progress.waiting(number):
                 batch = next(batches)
             with jax.transfer_guard("disallow"):
                 state, report = train_step(state, batch)
-            if earlier is not None:
-                check_step(number - 1, earlier)  # at most two steps are under way
+            if earlier is not None:  # at most two steps are under way
+                check_step(number - 1, earlier, state)
             earlier = report
             progress.update(number)
 
             if schedule.logs(number):
-                check_step(number, report)
+                check_step(number, report, state)
                 for record, (sums, now) in each((state.sums, report)):
                     text = record.log_training(number, sums, now)
                     progress.line(number, epoch(number), "train", text)
@@ -175,7 +169,7 @@ def _train(
                 progress.pause()
             stops = stop.after(number)
             if schedule.saves(number) or stops:
-                check_step(number, report)
+                check_step(number, report, state)
                 for record, after in each(state):
                     record.save(number, after)
             if stops:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from crl_jax import compare, config_check, networks, workdir
-from crl_jax.comparison import document, measurements, plan, runs
+from crl_jax.comparison import document, measurements, plan, runs, together
 from crl_jax.comparison.comparison import compare as run_comparison
 from crl_jax.comparison.cross_weights import CrossWeights, grid
 from crl_jax.comparison.plan import Variant
@@ -96,6 +96,12 @@ def test_task_weights_are_not_for_single_networks(config):
     assert configs[Variant("S")].tasks.hue.weight == 1
     assert configs[Variant("X")].tasks.hue.weight == 0.1
     assert {variant.network for variant in configs if variant.field} == {"X"}
+
+
+def test_every_value_is_looked_at_before_any_is_trained(config, tmp_path):
+    what = plan.make(config, ["S", "X"], 1, [("data.batch_size", [9])])
+    with pytest.raises(UserError, match="data.batch_size=9 does not divide"):
+        runs.plan_runs(what, tmp_path)
 
 
 def test_a_comparison_needs_a_split_to_choose_on(config):
@@ -223,9 +229,12 @@ def test_a_run_that_diverges_keeps_no_other_from_its_end(config, tmp_path, monke
     assert trained == ["S 0 1", "S 0", "X 0 1", "S 1"]
 
 
-@pytest.mark.parametrize(("gigabytes", "expected"), [(0, 1), (1e-3, 1), (80, 5)])
-def test_an_accelerator_trains_as_many_seeds_as_fit(
-    config, tmp_path, monkeypatch, gigabytes, expected
+@pytest.mark.parametrize(
+    ("gigabytes", "together_takes", "expected"),
+    [(0, 0, 1), (1e-3, 0, 1), (80, 4.9, 5), (80, 5.1, 1), (80, np.nan, 1)],
+)
+def test_an_accelerator_trains_as_many_seeds_as_fit_and_pay(
+    config, tmp_path, monkeypatch, gigabytes, together_takes, expected
 ):
     """A network of 1 GB with its state, and of 7 GB for a batch of 8."""
     (run, *_) = runs.plan_runs(plan.make(config, ["S"], 1, []), tmp_path)
@@ -235,8 +244,21 @@ def test_an_accelerator_trains_as_many_seeds_as_fit(
     monkeypatch.setattr(jax, "local_devices", lambda: [device])
     monkeypatch.setattr(jax, "device_count", lambda: 1)
     cost = SimpleNamespace(total=10**9 // 20, activation_bytes=7 * 10**9 // 8)
-    monkeypatch.setattr(runs.costs, "cost", lambda *_: cost)
-    assert runs.seeds_at_once(run.run) == expected
+    monkeypatch.setattr(together.costs, "cost", lambda *_: cost)
+
+    def step_seconds(run, seeds):
+        if seeds > 1 and np.isnan(together_takes):
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+        return 1.0 if seeds == 1 else together_takes
+
+    monkeypatch.setattr(together, "step_seconds", step_seconds)
+    assert together.seeds_at_once(run.run, 8) == expected
+    assert together.seeds_at_once(run.run, 1) == 1
+
+
+def test_steps_of_several_seeds_are_timed(config, tmp_path):
+    (run, *_) = runs.plan_runs(plan.make(config, ["S"], 1, []), tmp_path)
+    assert measurements.step_seconds(run.run, 2) > 0
 
 
 def test_a_log_without_the_validation_is_named(compared, config, tmp_path):

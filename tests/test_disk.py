@@ -14,7 +14,7 @@ import launched
 import numpy as np
 import pytest
 
-from crl_jax import devices, evaluation
+from crl_jax import devices, evaluation, workdir
 from crl_jax.checkpoints import Checkpoints
 from crl_jax.errors import UserError
 from crl_jax.kinds import Categorical

@@ -169,7 +169,7 @@ def test_values_that_cannot_be(changes, message):
     [
         ("absent.safetensors", "there is no such file"),
         ("absent", "weights are read from .safetensors"),
-        ("", "holds no run"),
+        ("", "this folder has no checkpoint of a run"),
     ],
 )
 def test_missing_weights_are_told_of_before_data_is_prepared(
@@ -182,6 +182,18 @@ def test_missing_weights_are_told_of_before_data_is_prepared(
         train(config, tmp_path / "run")
     assert not (tmp_path / "shards").exists()
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_of_another_network_is_told_of_before_data_is_prepared(
+    trained, new_config, tmp_path
+):
+    config = new_config()
+    config.model.depth = 18
+    config.init["from"] = str(trained[0])
+    config.data.dir = str(tmp_path / "shards")
+    with pytest.raises(UserError, match=r"model.depth is 12 there, and 18 here"):
+        train(config, tmp_path / "run")
+    assert not (tmp_path / "shards").exists()
 
 
 def test_fine_tuning_from_a_run_that_is_gone_later(trained, new_config, tmp_path):

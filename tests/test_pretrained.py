@@ -290,6 +290,15 @@ def test_a_network_that_only_looks_alike_is_refused(there, here, message):
         transfer("run", source, {}, network, {})
 
 
+def test_another_normalisation_is_told_of(network):
+    there = tiny(mean=(0.4, 0.5, 0.6))
+    found = transfer("run", there, init(there), network, init(network))
+    assert (
+        "config.data.mean was (0.4, 0.5, 0.6) there, and is (0.485, 0.456, 0.406) here."
+        in found.notes
+    )
+
+
 @pytest.mark.parametrize("branch_from", ["res4a", "res5b"])
 def test_another_branch_point_gives_the_same_logits_where_it_can(network, branch_from):
     """A copy for each task of what was shared computes what it did."""

@@ -1,5 +1,6 @@
 """What the networks of a comparison cost on this machine, measured."""
 
+import itertools
 import json
 import time
 from collections.abc import Sequence
@@ -12,13 +13,13 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from crl_jax import costs, devices, json_files, models, workdir
-from crl_jax.comparison.plan import Variant
-from crl_jax.comparison.runs import PlannedRun
-from crl_jax.data import Batch
+from crl_jax.comparison.plan import PlannedRun, Variant
+from crl_jax.data import Batch, stream
 from crl_jax.errors import UserError
 from crl_jax.kinds import Kinds, widths
 from crl_jax.program import Program
 from crl_jax.terminal import console
+from crl_jax.train_state import TrainState, side_by_side
 
 _WARM_UP, STEPS = 2, 20
 
@@ -88,29 +89,13 @@ def _read(path: Path) -> tuple[dict[str, Measurement], dict[str, Any]]:
 
 def measure(run: workdir.Run) -> Measurement:
     """Measures the train step of a run on random pictures, on all devices."""
-    config = run.config
-    classes = widths(run.kinds)
-    mesh = devices.make_mesh(config.train.task_devices, len(classes))
-    devices.check_batch_size(config, mesh)
-    network = models.build(config, classes)
-    program = Program(config, run.kinds, network, mesh, lambda count: 1e-6)
-    train_step: Any = program.train_step()
-    state = program.new_state(config.train.seed)
-    batch = devices.put_batch(_random_batch(config.data, run.kinds), mesh)
-    compiled = train_step.lower(state, batch).compile()
-
-    seconds = []
-    for _ in range(_WARM_UP + STEPS):
-        start = time.perf_counter()
-        state, report = compiled(state, batch)
-        jax.block_until_ready((state, report))
-        seconds.append(time.perf_counter() - start)
-    cost = costs.cost(config, classes)
+    cost = costs.cost(run.config, widths(run.kinds))
+    compiled, state, batch = _compiled_step(run, 1)
     memory = compiled.memory_analysis()
     return Measurement(
         parameters=cost.total,
         flops=cost.flops,
-        step_seconds=min(seconds[_WARM_UP:]),
+        step_seconds=_seconds(compiled, state, batch),
         step_bytes=memory.argument_size_in_bytes
         + memory.output_size_in_bytes
         - memory.alias_size_in_bytes
@@ -119,13 +104,47 @@ def measure(run: workdir.Run) -> Measurement:
     )
 
 
+def step_seconds(run: workdir.Run, seeds: int) -> float:
+    """Returns what a step of several runs as one program takes, as `measure` does.
+
+    Raises:
+      jax.errors.JaxRuntimeError: they do not fit into the memory of a device.
+    """
+    return _seconds(*_compiled_step(run, seeds))
+
+
+def _compiled_step(run: workdir.Run, seeds: int) -> tuple[Any, TrainState, Batch]:
+    """Returns the train step of some runs side by side, their state and a batch."""
+    config, classes = run.config, widths(run.kinds)
+    mesh = devices.make_mesh(config.train.task_devices, len(classes))
+    network = models.build(config, classes)
+    program = Program(config, run.kinds, network, mesh, lambda count: 1e-6)
+    train_step: Any = program.train_step(runs=seeds)
+    state = side_by_side([program.new_state(config.train.seed)] * seeds)
+    one = _random_batch(config.data, run.kinds)
+    several = stream.side_by_side([itertools.repeat(one)] * seeds)
+    batch = devices.put_batch(next(several), mesh)
+    return train_step.lower(state, batch).compile(), state, batch
+
+
+def _seconds(step: Any, state: TrainState, batch: Batch) -> float:
+    """Returns the time of the fastest of some steps."""
+    seconds = []
+    for _ in range(_WARM_UP + STEPS):
+        start = time.perf_counter()
+        state, report = step(state, batch)
+        jax.block_until_ready((state, report))
+        seconds.append(time.perf_counter() - start)
+    return min(seconds[_WARM_UP:])
+
+
 def _device() -> str:
     return f"{jax.device_count()} {jax.devices()[0].device_kind}"
 
 
 def _random_batch(data: ConfigDict, kinds: Kinds) -> Batch:
     rng = np.random.default_rng(0)
-    size, count = data.image_size, data.batch_size // jax.process_count()
+    size, count = data.image_size, data.batch_size
     return {
         "image": rng.integers(0, 256, (count, size, size, 3), np.uint8),
         "labels": {t: kind.random_labels(rng, count) for t, kind in kinds.items()},

@@ -3,12 +3,13 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from crl_jax import config as config_lib
-from crl_jax import networks
+from crl_jax import networks, workdir
 from crl_jax.errors import UserError
 
 BASELINE = "S"  # of the multitask gain
@@ -41,6 +42,16 @@ class Variant:
     def folder(self) -> str:
         """Name of its folder in a comparison's."""
         return re.sub(r"[^\w.,=:%\[\]+-]", "_", self.label.replace(" ", ","))
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """A run of a comparison, and its folder."""
+
+    variant: Variant
+    seed: int
+    folder: Path
+    run: workdir.Run
 
 
 @dataclass(frozen=True)

@@ -5,33 +5,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import jax
-
-from crl_jax import (
-    config_check,
-    costs,
-    metrics,
-    models,
-    networks,
-    weighting,
-    workdir,
-)
-from crl_jax.comparison.plan import Plan, Variant
-from crl_jax.data import source
+from crl_jax import metrics, networks, run_check, workdir
+from crl_jax.comparison.plan import Plan, PlannedRun, Variant
+from crl_jax.comparison.together import seeds_at_once
 from crl_jax.errors import Diverged, UserError
-from crl_jax.kinds import widths
 from crl_jax.terminal import console
 from crl_jax.train import train_seeds
-
-
-@dataclass(frozen=True)
-class PlannedRun:
-    """A run of a comparison, and its folder."""
-
-    variant: Variant
-    seed: int
-    folder: Path
-    run: workdir.Run
 
 
 @dataclass(frozen=True)
@@ -66,15 +45,14 @@ def plan_runs(plan: Plan, directory: Path) -> list[PlannedRun]:
     """
     planned = []
     for variant, config in plan.configs.items():
-        data = source.find_source(config)
-        data.check(config)
-        config = config_check.with_tasks(config, data.widths)
-        network = models.build(config, data.widths)
-        weighting.make(config, network)  # refuses a network that it cannot work on
-        for seed in plan.seeds_of(variant):
+        seeds = {
+            seed: directory / variant.folder / f"seed{seed}"
+            for seed in plan.seeds_of(variant)
+        }
+        config, data, _, _ = run_check.check(config, seeds.values())
+        for seed, folder in seeds.items():
             seeded = networks.with_settings(config, {"train.seed": seed})
             run = workdir.Run(seeded, data.kinds, data.identity)
-            folder = directory / variant.folder / f"seed{seed}"
             workdir.check_free(folder, run)
             planned.append(PlannedRun(variant, seed, folder, run))
     tasks = {
@@ -104,12 +82,13 @@ def train_missing(planned: list[PlannedRun], together: int) -> None:
     missing = [run for run in planned if not workdir.is_done(run.folder)]
     count, done = len(missing), 0
     diverged: list[PlannedRun] = []
-    alone: set[Variant] = set()  # one of its seeds ended those beside it
+    sizes: dict[Variant, int] = {}
     while missing:
         first = missing[0]
-        size = together or seeds_at_once(first.run)
         chosen = [run for run in missing if run.variant == first.variant]
-        chosen = chosen[: 1 if first.variant in alone else size]
+        if first.variant not in sizes:
+            sizes[first.variant] = together or seeds_at_once(first.run, len(chosen))
+        chosen = chosen[: sizes[first.variant]]
         seeds = ", ".join(str(run.seed) for run in chosen)
         last = f" to {done + len(chosen)}" if len(chosen) > 1 else ""
         console.print(
@@ -120,8 +99,8 @@ def train_missing(planned: list[PlannedRun], together: int) -> None:
             train_seeds(first.run.config, {run.seed: run.folder for run in chosen})
         except Diverged as error:
             console.print(str(error), soft_wrap=True)
-            if len(chosen) > 1:
-                alone.add(first.variant)
+            if len(chosen) > 1:  # one ended those beside it
+                sizes[first.variant] = 1
                 continue
             diverged.append(first)
         missing = [run for run in missing if run not in chosen]
@@ -134,23 +113,6 @@ def train_missing(planned: list[PlannedRun], together: int) -> None:
             "writes the report of the others; or compare in another --workdir, with "
             "what the messages above name."
         )
-
-
-def seeds_at_once(run: workdir.Run) -> int:
-    """Returns how many runs of this kind to train as one program, if they are there.
-
-    On an accelerator a small network leaves most of it idle; as many are taken as use
-    half of its memory, by what is known of shapes alone. A CPU is busy with one.
-    """
-    device = jax.local_devices()[0]
-    if device.platform == "cpu":
-        return 1
-    limit = (device.memory_stats() or {}).get("bytes_limit", 0)
-    cost = costs.cost(run.config, widths(run.kinds))
-    examples = run.config.data.batch_size / jax.device_count()
-    # Parameters, gradient, and two moments and an average; float32.
-    needed = 5 * 4 * cost.total + examples * cost.activation_bytes
-    return max(1, int(limit / 2 / needed))
 
 
 def read_outcome(run: PlannedRun) -> Outcome:

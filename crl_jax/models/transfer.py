@@ -35,7 +35,7 @@ def transfer(
     Raises:
       UserError: a shape, the depth or the place of the strides is another one.
     """
-    _check_alike(origin, source, network)
+    check_alike(origin, source, network)
     old, new = list(source.classes), list(network.classes)
     there = traverse_util.flatten_dict(source_variables)
     flat = dict(traverse_util.flatten_dict(variables))
@@ -65,19 +65,19 @@ def transfer(
         result.matched.append(name)
     for key in sorted(there.keys() - flat.keys()):
         result.left["/".join(key)] = "this network has no such layer"
-    for layer in sorted(source.stacked_layers - network.stacked_layers):
-        result.notes.append(f"{layer} was branched there: it takes {old[0]}'s.")
-    if source.stacked_layers & network.stacked_layers:
-        for task in new:
-            if task not in old:
-                result.notes.append(f"{task} is new: its branch starts as {old[0]}'s.")
+    result.notes += _notes(source, network)
     result.variables = traverse_util.unflatten_dict(flat)
     return result
 
 
-def _check_alike(
-    origin: str, source: MultitaskResNet, network: MultitaskResNet
-) -> None:
+def check_alike(origin: str, source: MultitaskResNet, network: MultitaskResNet) -> None:
+    """Raises UserError if weights of a network mean something else in another one.
+
+    Args:
+      origin: what to call the source in the message.
+      source: where weights come from.
+      network: where they go.
+    """
     names = ["depth"]
     if ARCHITECTURES[network.depth][0] is units.BottleneckUnit:
         names.append("stride_in")  # which no shape shows
@@ -88,6 +88,22 @@ def _check_alike(
                 f"config.init.from={origin}: config.model.{name} is {there} there, and "
                 f"{here} here: the config's model must be that of the run."
             )
+
+
+def _notes(source: MultitaskResNet, network: MultitaskResNet) -> list[str]:
+    """Returns what to tell of weights that were taken."""
+    old, notes = list(source.classes)[0], []
+    for name in ("mean", "std"):
+        there, here = getattr(source, name), getattr(network, name)
+        if there != here:
+            notes.append(f"config.data.{name} was {there} there, and is {here} here.")
+    for layer in sorted(source.stacked_layers - network.stacked_layers):
+        notes.append(f"{layer} was branched there: it takes {old}'s.")
+    if source.stacked_layers & network.stacked_layers:
+        for task in network.classes:
+            if task not in source.classes:
+                notes.append(f"{task} is new: its branch starts as {old}'s.")
+    return notes
 
 
 def _branches(
