@@ -51,13 +51,19 @@ def start(
       process: which one this is, from 0, likewise.
 
     Raises:
-      UserError: the processes do not find each other.
+      UserError: the processes do not find each other, or nothing says where to.
     """
+    alone = not coordinator and not _in_cluster()
+    if alone and (processes is not None or process is not None):
+        raise UserError(
+            "--processes and --process need --coordinator=HOST:PORT, the address of "
+            "the first process."
+        )
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
         jax.config.update("jax_compilation_cache_dir", str(cache / "crl_jax/compiled"))
     _keep_freed_memory()
-    if (coordinator or _in_cluster()) and not jax.distributed.is_initialized():
+    if not alone and not jax.distributed.is_initialized():
         try:
             jax.distributed.initialize(coordinator, processes, process)
         except Exception as error:  # whatever the network or the cluster answers

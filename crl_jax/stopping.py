@@ -6,7 +6,7 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -73,28 +73,52 @@ class StopRequest:
 
 @contextmanager
 def stop_request() -> Iterator[StopRequest]:
-    """Takes `SIGNALS` as requests to stop, until the block ends."""
+    """Takes `SIGNALS` as requests to stop, until the block ends.
+
+    Of several processes JAX itself waits for SIGTERM in each, and SIGUSR1 becomes one.
+    """
     request = StopRequest()
-    alone = jax.process_count() == 1  # else JAX itself waits for SIGTERM
-    if not alone or threading.current_thread() is not threading.main_thread():
-        yield request
-        return
+    if threading.current_thread() is not threading.main_thread():
+        yield request  # others get no signals
+    elif jax.process_count() > 1:
+        with _handled({signal.SIGUSR1: _send_sigterm}):
+            yield request
+    else:
+        # What these do is nothing, but without any a signal would not be passed on.
+        with _listening(request), _handled(dict.fromkeys(SIGNALS, lambda *_: None)):
+            yield request
+
+
+def _send_sigterm(*_: object) -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+@contextmanager
+def _listening(request: StopRequest) -> Iterator[None]:
+    """Hands the numbers of signals to a thread."""
     receiver, sender = socket.socketpair()
     sender.setblocking(False)
     listener = threading.Thread(target=request.listen, args=[receiver], daemon=True)
     listener.start()
     wakeup = signal.set_wakeup_fd(sender.fileno())
-    # What these do is nothing, but without any a signal would not be passed on.
-    before = {number: signal.signal(number, lambda *_: None) for number in SIGNALS}
     try:
-        yield request
+        yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
         signal.set_wakeup_fd(wakeup)
         sender.close()
         listener.join()
         receiver.close()
+
+
+@contextmanager
+def _handled(handlers: Mapping[signal.Signals, Callable[..., None]]) -> Iterator[None]:
+    """Sets handlers of signals until the block ends."""
+    before = {number: signal.signal(number, of) for number, of in handlers.items()}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def broken_tasks(report: Report) -> list[str]:

@@ -7,6 +7,9 @@ import sys
 
 import pytest
 
+from crl_jax import devices
+from crl_jax.errors import UserError
+
 # A program that takes 64 MiB for itself; prints how many pages a run of it touches for
 # the first time.
 PROGRAM = """
@@ -29,6 +32,12 @@ for _ in range(6):
     touched.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 print(min(touched))  # XLA may still choose another thread now and then
 """
+
+
+@pytest.mark.parametrize("flags", [{"processes": 2}, {"process": 0}])
+def test_processes_need_a_place_to_meet(flags):
+    with pytest.raises(UserError, match="need --coordinator=HOST:PORT"):
+        devices.start(**flags)
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc alone is told so")
