@@ -239,9 +239,20 @@ def run(main: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         print("Stopped.", file=sys.stderr)
         sys.exit(130)
-    except Exception:
+    except Exception as error:
+        if "RESOURCE_EXHAUSTED" in str(error):  # of JAX or TensorFlow
+            print(f"error: {_OUT_OF_MEMORY}", file=sys.stderr)
+            _leave(2)
         traceback.print_exc()
         _leave(1)
+
+
+_OUT_OF_MEMORY = (
+    "A device has too little memory for this. Less need a smaller "
+    "config.data.batch_size, config.train.accumulate=4 (a batch in four parts), "
+    "config.model.dtype=bfloat16, or config.model.remat=(2,3); --batch_size where a "
+    "network is trained already, and --together=1 where seeds are trained side by side."
+)
 
 
 def _leave(status: int) -> NoReturn:

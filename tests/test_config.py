@@ -193,3 +193,12 @@ def test_tasks_keep_their_order(tmp_path):
     read = workdir.read(tmp_path).config
     assert list(read.data.tasks) == list(read.tasks) == ["noun", "adjective", "anp"]
     assert config_lib.differences(read, config) == []
+
+
+def test_too_little_memory_is_answered(capsys):
+    def main():
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory: 9 GiB")
+
+    with pytest.raises(SystemExit, match="2"):
+        cli.run(main)
+    assert "smaller config.data.batch_size" in capsys.readouterr().err
