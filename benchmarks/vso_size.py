@@ -25,7 +25,6 @@ from pathlib import Path
 from typing import Any
 
 PROJECT = Path(__file__).resolve().parents[1]
-LISTED = PROJECT.parent / "shared" / "data" / "vso_labels" / "anps_553.txt"
 
 PICTURES = 384_258
 ANPS, ADJECTIVES, NOUNS = 553, 117, 167
@@ -33,14 +32,11 @@ SIDE = 48  # pixels
 
 
 def anp_names(pictures: int) -> list[str]:
-    """Returns VSO's names, or made ones where there is no list; fewer if few pictures.
+    """Returns made names, as many as VSO has, or fewer if there are few pictures.
 
     A few pictures would leave most of the ANPs without any in train or test.
     """
-    if LISTED.exists():
-        names = LISTED.read_text("utf-8").split()
-    else:
-        names = [f"a{i % ADJECTIVES}_n{i % NOUNS}" for i in range(ANPS)]
+    names = [f"a{i % ADJECTIVES}_n{i % NOUNS}" for i in range(ANPS)]
     return names[: max(2, min(ANPS, pictures // 10))]
 
 

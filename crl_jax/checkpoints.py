@@ -76,7 +76,7 @@ class Checkpoints:
 
         Args:
           state: what to save.
-          step: updates done.
+          step: steps done.
           score: by which the best is chosen, higher is better; None: not evaluated.
         """
         start = time.monotonic()

@@ -63,7 +63,7 @@ def default() -> ConfigDict:
     config.train.skip_nonfinite = False  # go on after a loss that is no number
     config.train.log_every = 50  # steps
     config.train.eval_every = 0  # steps; 0: once an epoch
-    config.train.checkpoint_every = 0  # steps; an evaluation saves too; 0: only that
+    config.train.checkpoint_every = 0  # steps; 0: as eval_every, after which it saves
     config.train.best_by = "mean"  # best checkpoint: by the tasks' mean, or a task
 
     config.init = ConfigDict()

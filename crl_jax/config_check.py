@@ -232,36 +232,9 @@ def with_tasks(config: ConfigDict, widths: Mapping[str, int]) -> ConfigDict:
       UserError: the config speaks of a task that the data lacks, or of another number
         of classes than the data has.
     """
-    for task in widths:
-        config_tasks.check_name(task)
-    for task, settings in config.tasks.items():
-        if task not in widths:
-            raise UserError(
-                f"config.tasks.{task}: the data has no such task; it has "
-                f"{', '.join(widths)}."
-            )
-        if settings.classes not in (0, widths[task]):
-            raise UserError(
-                f"config.tasks.{task}.classes is {settings.classes}, but the data has "
-                f"{widths[task]} classes of {task}: mend one of them, or set it to 0 "
-                "to take what the data has."
-            )
-    for name, extra in (("train.best_by", "mean"), ("data.sampling_task", "")):
-        task = dict(fields(config))[name]
-        if task not in (extra, *widths):
-            raise UserError(
-                f"config.{name} is {task!r}; it can be: "
-                f"{', '.join(filter(None, (extra, *widths)))}."
-            )
+    config_tasks.check_against(config, widths)
     config = copy(config)
     settings = {task: config.tasks.get(task, default_task()) for task in widths}
-    sampled = settings.get(config.data.sampling_task)
-    if sampled is not None and sampled.kind != "categorical":
-        raise UserError(
-            f"config.data.sampling_task={config.data.sampling_task}: that task is "
-            f"{sampled.kind}; examples can be drawn by the classes of a categorical "
-            "one."
-        )
     config.tasks = in_order()
     for task, values in settings.items():
         config.tasks[task] = values

@@ -1,5 +1,7 @@
 """Checks of `config.tasks`: what a task may be called, and its settings."""
 
+from collections.abc import Mapping
+
 from ml_collections import ConfigDict
 
 from crl_jax.config import default_task
@@ -57,3 +59,42 @@ def _check_task(name: str, settings: ConfigDict) -> None:
             f"{name}.classes is {settings.classes}; it must be {least} or more, or 0 "
             "to take it from the data."
         )
+
+
+def check_against(config: ConfigDict, widths: Mapping[str, int]) -> None:
+    """Raises UserError where a config does not go with the tasks of the data.
+
+    Args:
+      config: a checked config.
+      widths: `{task: K}`, from the data.
+    """
+    for task in widths:
+        check_name(task)
+    for task, settings in config.tasks.items():
+        if task not in widths:
+            raise UserError(
+                f"config.tasks.{task}: the data has no such task; it has "
+                f"{', '.join(widths)}."
+            )
+        if settings.classes not in (0, widths[task]):
+            raise UserError(
+                f"config.tasks.{task}.classes is {settings.classes}, but the data has "
+                f"{widths[task]} classes of {task}: mend one of them, or set it to 0 "
+                "to take what the data has."
+            )
+    _check_choice("train.best_by", config.train.best_by, ["mean", *widths])
+    sampled = config.data.sampling_task
+    if not sampled:
+        return
+    _check_choice("data.sampling_task", sampled, list(widths))
+    kind = config.tasks.get(sampled, default_task()).kind
+    if kind != "categorical":
+        raise UserError(
+            f"config.data.sampling_task={sampled}: that task is {kind}; examples can "
+            "be drawn by the classes of a categorical one."
+        )
+
+
+def _check_choice(name: str, value: str, choices: list[str]) -> None:
+    if value not in choices:
+        raise UserError(f"config.{name} is {value!r}; it can be: {', '.join(choices)}.")

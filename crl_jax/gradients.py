@@ -22,8 +22,9 @@ class Gradients(NamedTuple):
     """What one batch says, the shares of all devices together.
 
     Attributes:
-      weighted: gradients of the weighted sum of the losses.
-      by_task: gradients that the weighting wants a task.
+      weighted: gradients of the weighted sum of the losses; of the layers whose
+        gradients the weighting combines, none.
+      by_task: gradients that the weighting wants per task.
       sums: of the metrics.
       batch_stats: after the batch.
       weights: `[T]`, of the losses in the sum.
@@ -78,7 +79,7 @@ def make_differentiate(
             )
             # Each device of `TASK_AXIS` has the logits, and so the loss, of all tasks.
             (gradients,) = pull_back(weights / network.task_devices)
-            return batch_stats, (*method.by_task(gradients, pull_back), sums)
+            return batch_stats, (*method.split_gradients(gradients, pull_back), sums)
 
         old_stats, parts = state.variables["batch_stats"], config.train.accumulate
         ahead = jnp.zeros(len(tasks))

@@ -86,7 +86,7 @@ class MetricsLog:
         """Writes one row.
 
         Args:
-          step: updates done.
+          step: steps done.
           epoch: passes over the training data done.
           split: what the numbers are of.
           result: from `metrics.means`.

@@ -77,8 +77,8 @@ def rate_factor(layer: str, head_multiplier: float, layer_decay: float) -> float
     """Returns what multiplies the learning rate of a layer.
 
     Args:
-      layer: such as "stem", "res4b", "head", or the "res5b_cross" of learned weights
-        between tasks, which are as new as heads.
+      layer: such as "stem", "res4b", "head", or "res5b_cross", the learned weights
+        between tasks, whose factor is 1.
       head_multiplier: the factor of heads.
       layer_decay: factor of the last stage, res5; res4 has its square, and so on down
         to the stem (Howard and Ruder 2018, section 3.2, a stage for their layer).

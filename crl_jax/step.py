@@ -37,8 +37,9 @@ def make_train_step(
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Report]]:
     """Returns the step of one device, for a map over the axis `DATA_AXIS`.
 
-    It takes the state, the same on every device, and the device's share of a batch; it
-    returns the next state, the same on every device, and what to watch of the step:
+    It takes the state (the same on every device, but for what is divided over
+    `TASK_AXIS`) and the device's share of a batch; it returns the next state, likewise,
+    and what to watch of the step:
     `{"losses": {task: []}, "weights": {task: []}, "skipped": []}`.
 
     Where a loss or the gradient is infinite or no number, only the count of skipped

@@ -25,7 +25,7 @@ class TrainState(struct.PyTreeNode):
     """All that a run changes; a checkpoint holds this and nothing else.
 
     Attributes:
-      step: number of updates done, which is also the position in the data.
+      step: number of steps done, those left out included: the position in the data.
       variables: `{"params": ..., "batch_stats": ...}` of the network.
       opt_state: state of the optimiser, for the layers that are trained.
       average: moving average of `variables`, or None.

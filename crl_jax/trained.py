@@ -21,7 +21,7 @@ class Trained:
       run: what was trained, on what.
       network: whose logits follow the tasks of `run.kinds`.
       variables: of the network, on every device of a mesh.
-      step: updates done.
+      step: steps done.
     """
 
     run: workdir.Run

@@ -21,7 +21,7 @@ class Weighting:
 
     Attributes:
       task_weights: a number a task, from the config.
-      layers: shared layers whose gradient is wanted a task; empty: none.
+      layers: shared layers whose gradient is wanted per task; empty: none.
       combines: whether those gradients are combined, or only looked at.
       looks_ahead: whether the weights need the losses of their own step: a forward
         pass more, which XLA finds to be the same where the batch is in one part.
@@ -51,8 +51,10 @@ class Weighting:
         """
         return jnp.array(self.task_weights, jnp.float32)
 
-    def by_task(self, gradients: Any, pull_back: Callable[..., Any]) -> tuple[Any, Any]:
-        """Returns the gradients of one device, and those that are wanted a task.
+    def split_gradients(
+        self, gradients: Any, pull_back: Callable[..., Any]
+    ) -> tuple[Any, Any]:
+        """Returns the gradients of one device, and those that are wanted per task.
 
         Args:
           gradients: of the weighted sum of the losses.
@@ -77,7 +79,7 @@ class Weighting:
           weights: from `weights`.
           losses: `[T]`, means over the whole batch.
           seen: see `weights`.
-          by_task: from the method of this name, added up over the whole batch.
+          by_task: those per task from `split_gradients`, added up over the whole batch.
         """
         # An accelerator would otherwise multiply with fewer digits.
         with jax.default_matmul_precision("highest"):
