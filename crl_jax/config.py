@@ -43,7 +43,7 @@ def default() -> ConfigDict:
     config.data.test_split = "test"  # evaluated at the end; empty: the val split
     config.data.image_size = 224  # rows and columns that the network sees
     config.data.batch_size = 128  # over all devices
-    config.data.augment = "random_resized_crop"  # or pad_and_crop, none
+    config.data.augment = "random_resized_crop"  # or pad_and_crop, none (of eval_crop)
     config.data.flip = True  # mirror half of the training pictures
     config.data.sampling = "uniform"  # or balanced, square_root, over the classes ...
     config.data.sampling_task = ""  # ... of this task

@@ -75,6 +75,22 @@ def test_fine_detail_is_averaged_not_sampled(kind, size):
     assert evaluated(content, size).std() < 1.8 * expected
 
 
+def test_pad_and_crop_moves_the_picture_that_evaluation_sees(photo):
+    content = tf.constant(encoded(photo[1], "PNG"))
+    data = ConfigDict({"image_size": 16, "eval_crop": 0.6, "flip": False})
+    data.augment = "pad_and_crop"
+    seen = preprocess.eval_image(content, data).numpy()
+    padded = np.pad(seen, ((2, 2), (2, 2), (0, 0)), mode="reflect")
+    windows = {
+        padded[top : top + 16, left : left + 16].tobytes()
+        for top in range(5)
+        for left in range(5)
+    }
+    for seed in range(8):
+        image = preprocess.train_image(content, tf.constant([0, seed], tf.int64), data)
+        assert image.numpy().tobytes() in windows
+
+
 @pytest.mark.parametrize("kind", ["PNG", "JPEG"])
 @pytest.mark.parametrize("shape", [(1, 1), (1, 300), (300, 1), (33, 2000), (17, 9)])
 def test_extreme_shapes(kind, shape):

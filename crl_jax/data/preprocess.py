@@ -32,10 +32,10 @@ def train_image(encoded: tf.Tensor, seed: tf.Tensor, data: ConfigDict) -> tf.Ten
     size = data.image_size
     if data.augment == "random_resized_crop":
         image = _cut(encoded, functools.partial(_random_window, seed=crop_seed), size)
-    elif data.augment == "pad_and_crop":
-        image = _pad_and_crop(_centre_cut(encoded, size, 1.0), crop_seed, size)
     else:
-        image = _centre_cut(encoded, size, data.eval_crop)
+        image = eval_image(encoded, data)
+    if data.augment == "pad_and_crop":
+        image = _pad_and_crop(image, crop_seed, size)
     if data.flip:
         image = tf.image.stateless_random_flip_left_right(image, flip_seed)
     return image
