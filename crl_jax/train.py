@@ -115,9 +115,9 @@ def _train(
     state = side_by_side([record.take_start() for record in records])
     if done == 0:
         text = describe(config, data, schedule, mesh, len(records))
-        console.print(text, soft_wrap=True)
-        if warning := what_cannot_cross(program.network):
-            console.print(warning, soft_wrap=True)
+        warnings = what_cannot_cross(program.network), data.overlap(config)
+        for line in filter(None, (text, *warnings)):
+            console.print(line, soft_wrap=True)
 
     def each(tree: Any) -> Iterator[tuple[Record, Any]]:
         """Yields each run with its part of a state or a report."""

@@ -3,6 +3,7 @@
 import gc
 import itertools
 import os
+import re
 import resource
 from pathlib import Path
 from types import SimpleNamespace
@@ -307,6 +308,32 @@ def test_unknown_split_is_answered_with_the_known_ones(plain, name):
     data, _ = open_data(plain)
     with pytest.raises(UserError, match=r"no split.*train, val, test"):
         data.split(name)
+
+
+@pytest.mark.parametrize(
+    ("train", "val", "test", "shared"),
+    [
+        ("train", "val", "test", []),
+        ("train[:90%]", "train[90%:]", "test", []),
+        ("train[:90%]", "train[-1:]", "", []),
+        ("train", "train[90%:]", "test", ["val_split=train[90%:]"]),
+        ("train[2:9]", "", "train[8:]", ["test_split=train[8:]"]),
+        ("train[2:8]", "", "train[8:]", []),
+        ("val+train", "val", "val+test", ["val_split=val", "test_split=val+test"]),
+        ("train", "val", "train[:0%]", []),
+    ],
+)
+def test_pictures_that_are_trained_on_and_judged_by_are_told(
+    plain, train, val, test, shared
+):
+    data, _ = open_data(plain)
+    plain.data.train_split, plain.data.val_split = train, val
+    plain.data.test_split = test
+    said = data.overlap(plain)
+    assert re.findall(r"config.data.((?:val|test)_split=[^ ;]+)", said) == shared
+    assert bool(said) == bool(shared)
+    if shared:
+        assert said.startswith(f"Warning: config.data.train_split={train} shares ")
 
 
 def test_empty_part_of_a_split(plain):

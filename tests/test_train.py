@@ -352,8 +352,11 @@ def test_training_without_validation_keeps_the_newest(small_config, tmp_path):
     assert json.loads((tmp_path / "result.json").read_text())["step"] == 2
 
 
-def test_digits_overfits_a_handful(tmp_path, shards):
-    """24 pictures, no augmentation: every label of every task is learned."""
+def test_digits_overfits_a_handful(tmp_path, shards, capsys):
+    """24 pictures, no augmentation: every label of every task is learned.
+
+    That the same are tested is told once.
+    """
     config = config_lib.default()
     config.model.depth = 12
     config.model.width = 0.25
@@ -374,6 +377,8 @@ def test_digits_overfits_a_handful(tmp_path, shards):
     config.train.checkpoint_every = 60
     result = train(config, tmp_path)
     assert result["joint"] == {"count": 24, "top1": 1.0}
+    said = capsys.readouterr().out
+    assert said.count("train_split=train[:24] shares pictures with ") == 1
 
 
 def test_every_evaluation_can_give_the_best_checkpoint(new_config, tmp_path):

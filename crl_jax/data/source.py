@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from crl_jax.config import default_task
 from crl_jax.data import builder as manifest_builder
-from crl_jax.data import digits
+from crl_jax.data import digits, splits
 from crl_jax.data.features import FEATURES
 from crl_jax.data.manifest import Manifest
 from crl_jax.data.quiet import quiet_preparation, tfds
@@ -105,29 +105,21 @@ class Source:
         Before the preparation a manifest alone knows its splits, so nothing else is
         checked then.
         """
-        splits = self.builder.info.splits
-        if not splits:
+        known = self.builder.info.splits
+        if not known:
             if self.manifest is None:
                 return
-            splits = {
+            known = {
                 split: tfds.core.SplitInfo(
                     name=split, shard_lengths=[count], num_bytes=0
                 )
                 for split, count in self.manifest.counts.items()
             }
-        try:
-            parts = tfds.core.ReadInstruction.from_spec(name).to_absolute(splits)
-        except (KeyError, ValueError, AssertionError) as error:
-            raise UserError(
-                f"The data has no split {name!r}; it has {', '.join(splits)}. A part "
-                "of one is written train[:90%]; '' as config.data.val_split or "
-                "test_split goes without."
-            ) from error
-        if not any(
-            range(splits[part.splitname].num_examples)[part.from_ : part.to]
-            for part in parts
-        ):
-            raise UserError(f"Split {name!r} of the data is empty.")
+        splits.check(name, known)
+
+    def overlap(self, config: ConfigDict) -> str:
+        """Returns a warning if prepared data would be tested on what is trained on."""
+        return splits.overlap(config, self.builder.info.splits)
 
     def check(self, config: ConfigDict) -> None:
         """Raises UserError if what `config` says of the data cannot be done with it."""

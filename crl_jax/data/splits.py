@@ -1,0 +1,62 @@
+"""What split strings mean, such as `train[:90%]` or `val+test`."""
+
+import itertools
+from collections.abc import Mapping
+
+from ml_collections import ConfigDict
+
+from crl_jax.data.quiet import tfds
+from crl_jax.errors import UserError
+
+Splits = Mapping[str, tfds.core.SplitInfo]  # those that the data has
+
+
+def check(name: str, splits: Splits) -> None:
+    """Raises UserError if there is no such split, or no example in it."""
+    try:
+        parts = _parts(name, splits)
+    except (KeyError, ValueError, AssertionError) as error:
+        raise UserError(
+            f"The data has no split {name!r}; it has {', '.join(splits)}. A part of "
+            "one is written train[90%:], and config.data.train_split=train[:90%] is "
+            "the rest of it; '' as config.data.val_split or test_split goes without."
+        ) from error
+    if not any(numbers for _, numbers in parts):
+        raise UserError(f"Split {name!r} of the data is empty.")
+
+
+def overlap(config: ConfigDict, splits: Splits) -> str:
+    """Returns a warning where val or test has pictures of train; else ""."""
+    data = config.data
+    train = _parts(data.train_split, splits)
+    shared = [
+        f"config.data.{field}={data[field]}"
+        for field in ("val_split", "test_split")
+        if data[field] and _meet(train, _parts(data[field], splits))
+    ]
+    if not shared:
+        return ""
+    return (
+        f"Warning: config.data.train_split={data.train_split} shares pictures with "
+        f"{' and '.join(shared)}; what was trained on says nothing of other pictures. "
+        "Keep them apart, such as train[90%:] by config.data.train_split=train[:90%]."
+    )
+
+
+def _parts(name: str, splits: Splits) -> list[tuple[str, range]]:
+    """Returns the whole splits that a split string takes from, and which examples.
+
+    Raises:
+      KeyError, ValueError, AssertionError: there is no such split.
+    """
+    parts = tfds.core.ReadInstruction.from_spec(name).to_absolute(splits)
+    whole = {split: range(info.num_examples) for split, info in splits.items()}
+    return [(p.splitname, whole[p.splitname][p.from_ : p.to]) for p in parts]
+
+
+def _meet(a: list[tuple[str, range]], b: list[tuple[str, range]]) -> bool:
+    """Returns whether two results of `_parts` have an example in common."""
+    return any(
+        of == split and max(x.start, y.start) < min(x.stop, y.stop)
+        for (of, x), (split, y) in itertools.product(a, b)
+    )
