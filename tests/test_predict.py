@@ -132,6 +132,18 @@ def test_pictures_are_cut_as_in_evaluation_and_in_their_order(folder, new_config
     assert [bool(error) for error in errors] == [False] * 28 + [True]
 
 
+@pytest.mark.parametrize("shape", [(90, 70), (30, 400), (29, 40)])
+def test_an_array_is_scaled_as_its_file_is(new_config, shape):
+    """To the size of the pictures in the shards, before the network's own crop."""
+    data = new_config().data
+    data.resize = 30
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (*shape, 3)).astype(np.uint8)
+    Image.fromarray(pixels).save(file := io.BytesIO(), "PNG")
+    (batch,) = unlabelled.batches([file.getvalue(), pixels], data, 2)
+    np.testing.assert_array_equal(*batch["image"])
+
+
 def test_pictures_are_read_only_a_few_batches_ahead(folder, new_config, monkeypatch):
     encode, begun = pictures.encode, []
 

@@ -181,7 +181,7 @@ def _encode(data: bytes, resize: int, compress: bool) -> bytes:
         image.load()
         if keep or (scale == 1 and _is_plain_png(image, data)):
             return data
-        return _encoded_anew(image, data, resize if scale < 1 else 0, compress)
+        return _encoded_anew(image, data, resize, compress)
 
 
 def _encoded_anew(
@@ -191,9 +191,7 @@ def _encoded_anew(
     lossy = image.format in _LOSSY and b"VP8L" not in data
     # Each step lets go of the picture before.
     image = _upright(image)
-    image = _rgb(image)
-    if resize:
-        image = _scaled(image, resize)
+    image = scaled(_rgb(image), resize)
     image.info = {}  # an old colour profile, transparency or comment
     encoded = io.BytesIO()
     if lossy:
@@ -203,8 +201,11 @@ def _encoded_anew(
     return encoded.getvalue()
 
 
-def _scaled(image: Image.Image, shorter_side: int) -> Image.Image:
-    scale = shorter_side / min(image.size)
+def scaled(image: Image.Image, resize: int) -> Image.Image:
+    """Returns a decoded picture as `encode` scales it; `resize` is as there."""
+    if not 0 < resize < min(image.size):
+        return image
+    scale = resize / min(image.size)
     size = (max(round(image.width * scale), 1), max(round(image.height * scale), 1))
     return image.resize(size, Image.Resampling.LANCZOS)
 

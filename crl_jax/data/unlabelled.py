@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
+from PIL import Image
 
 from crl_jax.data import Batch, ahead, pictures, preprocess
 from crl_jax.data.quiet import tf
@@ -79,7 +80,9 @@ def check(picture: Any) -> Picture:
 def batches(
     items: Sequence[Picture], data: ConfigDict, batch_size: int
 ) -> Iterator[Batch]:
-    """Yields pictures in order, decoded on all cores and cut as in evaluation.
+    """Yields pictures in order, scaled as in shards and cut as in evaluation.
+
+    They are decoded on all cores.
 
     Args:
       items: from `check`.
@@ -97,6 +100,9 @@ def batches(
     def read(item: Picture) -> tuple[np.ndarray, bytes]:
         try:
             if isinstance(item, np.ndarray):
+                if data.resize:
+                    image = pictures.scaled(Image.fromarray(item), data.resize)
+                    item = np.asarray(image)
                 encoded = tf.io.encode_png(item, compression=0)
             else:
                 encoded = tf.constant(pictures.encode(item, data.resize, False))
