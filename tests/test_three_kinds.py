@@ -267,7 +267,10 @@ def test_the_demo_says_what_is_likely_and_not_what_is_first(probable, headline):
 
 
 class Tagged(tfds.core.GeneratorBasedBuilder):
-    """Pictures with a list of labels each, the first of which has none."""
+    """Pictures with a list of labels each, the first of which has none.
+
+    What it calls `file` is no name.
+    """
 
     name = "tagged"
     VERSION = tfds.core.Version("1.0.0")
@@ -278,6 +281,7 @@ class Tagged(tfds.core.GeneratorBasedBuilder):
             "image": tfds.features.Image(shape=(16, 16, 3)),
             "tags": tfds.features.Sequence(label),
             "kind": label,
+            "file": tfds.features.Scalar(np.int64),
         }
         return tfds.core.DatasetInfo(
             builder=self, features=tfds.features.FeaturesDict(features)
@@ -289,7 +293,8 @@ class Tagged(tfds.core.GeneratorBasedBuilder):
     def _generate_examples(self):
         for i in range(4):
             image = np.full((16, 16, 3), 60 * i, np.uint8)
-            yield i, {"image": image, "tags": list(range(i)), "kind": i % 3}
+            labels = {"tags": list(range(i)), "kind": i % 3}
+            yield i, {"image": image, "file": 100 + i} | labels
 
 
 def test_a_tfds_data_set_with_lists_of_labels(new_config, tmp_path):
@@ -310,6 +315,9 @@ def test_a_tfds_data_set_with_lists_of_labels(new_config, tmp_path):
     labels = read_labels(data, "train")
     assert sorted(labels["tags"].tolist()) == found[4:]
     np.testing.assert_array_equal(labels["again"], labels["tags"])
+    numbers = ["0", "1", "2", "3"]
+    assert [file.decode() for file in batch["file"]] == [*numbers, *[""] * 4]
+    assert read_split(data, "train").files == numbers
 
 
 @pytest.mark.parametrize(

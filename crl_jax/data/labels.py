@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from crl_jax.data.features import FEATURES
-from crl_jax.data.quiet import tf, tfds
+from crl_jax.data.quiet import tf
 from crl_jax.data.records import Records
 from crl_jax.data.source import Source
 from crl_jax.kinds import categorical_classes
@@ -94,10 +94,8 @@ def read_split(source: Source, split: str) -> SplitLabels:
     """
     spec = _label_spec(source)
     spec[source.image] = tf.io.FixedLenFeature((), tf.string)
-    features = dict(source.builder.info.features.items())
-    named = isinstance(features.get("file"), tfds.features.Text)
-    if named:
-        spec["file"] = tf.io.FixedLenFeature((), tf.string)
+    if source.file:
+        spec[source.file] = tf.io.FixedLenFeature((), tf.string)
 
     def hash_pictures(columns: Columns) -> Columns:
         hashes = [
@@ -109,10 +107,11 @@ def read_split(source: Source, split: str) -> SplitLabels:
 
     columns = _columns(source, split, spec, hash_pictures)
     pictures = columns[source.image]
-    files = (
-        map(bytes.decode, columns["file"]) if named else map(str, range(len(pictures)))
-    )
-    return SplitLabels(_labels(source, columns), pictures, list(files))
+    if source.file:
+        files = list(map(bytes.decode, columns[source.file]))
+    else:
+        files = list(map(str, range(len(pictures))))
+    return SplitLabels(_labels(source, columns), pictures, files)
 
 
 def combinations(source: Source, split: str) -> np.ndarray:

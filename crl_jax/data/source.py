@@ -34,6 +34,8 @@ class Source:
       kinds: of each task, with its class names in the order of the labels.
       image: name of the feature that holds the picture.
       labels: `{task: name of the feature that holds its label}`.
+      file: name of the feature that holds what a picture is called; None: it is called
+        by its number.
       identity: a name that other pictures, labels or sizes change.
       manifest: the list that it is made from, if there is one.
     """
@@ -42,6 +44,7 @@ class Source:
     kinds: Kinds
     image: str
     labels: Mapping[str, str]
+    file: str | None
     identity: str
     manifest: Manifest | None = None
 
@@ -161,6 +164,7 @@ def find_source(config: ConfigDict) -> Source:
             kinds=manifest.kinds,
             image="image",
             labels={task: task for task in manifest.kinds},
+            file="file",
             identity=f"manifest {manifest.fingerprint}{size}",
             manifest=manifest,
         )
@@ -170,6 +174,7 @@ def find_source(config: ConfigDict) -> Source:
         kinds=_kinds(builder, config),
         image=_image_feature(builder),
         labels=dict(data.tasks),
+        file=_file_feature(builder),
         identity=builder.info.full_name,
     )
 
@@ -244,6 +249,11 @@ def _label_features(features: Any, kind: type[Kind]) -> dict[str, tuple[str, ...
     """Returns the class names of each feature that can be a task of this kind."""
     names = {name: FEATURES[kind.name].names(f) for name, f in features.items()}
     return {name: of for name, of in names.items() if of is not None}
+
+
+def _file_feature(builder: tfds.core.DatasetBuilder) -> str | None:
+    features = dict(builder.info.features.items())
+    return "file" if isinstance(features.get("file"), tfds.features.Text) else None
 
 
 def _image_feature(builder: tfds.core.DatasetBuilder) -> str:

@@ -264,7 +264,7 @@ class _Batches:
                 task: tf.where(good, label, self._source.kinds[task].missing)
                 for task, label in labels.items()
             },
-            "file": tf.where(good, _name(features, number), ""),
+            "file": tf.where(good, _name(self._source, features, number), ""),
         }
 
     def _finds_undecodable(self, step: int) -> bool:
@@ -289,7 +289,8 @@ class _Batches:
         numbers, positions = self._numbers(tf.constant(step, tf.int64))
         for i in nameless[positions.numpy()[nameless] != _NO_EXAMPLE]:
             (record,) = self._records.read([numbers[i]])
-            name = _name(_parse(self._source, record), numbers[i])
+            features = _parse(self._source, record)
+            name = _name(self._source, features, numbers[i])
             self._left_out.tell(int(numbers[i]), name.numpy().decode("utf-8"))
 
 
@@ -298,8 +299,10 @@ def _parse(source: Source, record: tf.Tensor) -> dict[str, tf.Tensor]:
     return source.builder.info.features.deserialize_example(record, decoders=skip)
 
 
-def _name(features: dict[str, tf.Tensor], number: tf.Tensor) -> tf.Tensor:
-    return features.get("file", tf.strings.as_string(number))
+def _name(
+    source: Source, features: dict[str, tf.Tensor], number: tf.Tensor
+) -> tf.Tensor:
+    return features[source.file] if source.file else tf.strings.as_string(number)
 
 
 def _labels(source: Source, features: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
