@@ -105,10 +105,10 @@ def expected_value(name: str) -> Any:
     known = dict(fields(default()))
     *group, field = name.split(".")
     if group[:-1] == ["tasks"]:
-        config_tasks.check_name(group[-1])
+        config_tasks.check_name(group[-1], f"config.{name}")
         known |= {f"tasks.{group[-1]}.{k}": v for k, v in default_task().items()}
     if group == ["data", "tasks"]:
-        config_tasks.check_name(field)
+        config_tasks.check_name(field, f"config.{name}")
         known[name] = ""
     if name in known:
         return known[name]

@@ -7,18 +7,27 @@ from ml_collections import ConfigDict
 from crl_jax.config import default_task
 from crl_jax.errors import UserError
 
+# What lists, examples and results call something else by; joint: all tasks at once.
+_RESERVED = ("file", "split", "image", "joint")
+
 CHOICES = {
     "kind": ("categorical", "multilabel", "regression"),
     "loss": ("huber", "squared"),
 }
 
 
-def check_name(task: str) -> None:
-    """Raises UserError if no task can have this name."""
-    if not (task.isidentifier() and task.isascii()) or task == "joint":
+def check_name(task: str, where: str) -> None:
+    """Raises UserError if no task can have this name.
+
+    Args:
+      task: the name.
+      where: it stands, for the message.
+    """
+    if task in _RESERVED or not (task.isidentifier() and task.isascii()):
         raise UserError(
-            f"Task name {task!r}: use letters, digits and underscores, and begin with "
-            "a letter; 'joint' means all tasks at once."
+            f"{where}: no task can be named {task!r}. Use letters, digits and "
+            "underscores, a letter first, but none of the names "
+            f"{', '.join(_RESERVED)}."
         )
 
 
@@ -69,7 +78,7 @@ def check_against(config: ConfigDict, widths: Mapping[str, int]) -> None:
       widths: `{task: K}`, from the data.
     """
     for task in widths:
-        check_name(task)
+        check_name(task, "The data")
     for task, settings in config.tasks.items():
         if task not in widths:
             raise UserError(

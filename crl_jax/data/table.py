@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+from crl_jax import config_tasks
 from crl_jax.errors import UserError
 
 Item = TypeVar("Item")
 
-_RESERVED = ("image", "joint")  # a feature of the shards; all tasks right at once
+_NO_TASKS = ("file", "split")  # columns of every list
 
 _FIRST_ROW = "The first row must be file,split,<task>,<task>,... with commas between."
 
@@ -32,7 +33,7 @@ class Table:
             raise UserError(f"{path} is empty. {_FIRST_ROW}")
         header = [cell.strip() for cell in rows.pop(0)]
         _check_header(f"{path}, row {self.lines.pop(0)}", header)
-        self.tasks = [name for name in header if name not in ("file", "split")]
+        self.tasks = [name for name in header if name not in _NO_TASKS]
         self.check(
             f"every row needs {len(header)} cells, like the first",
             (i for i, row in enumerate(rows) if len(row) != len(header)),
@@ -81,19 +82,14 @@ def _parse(path: Path, content: bytes) -> tuple[list[tuple[str, ...]], list[int]
 
 
 def _check_header(where: str, header: list[str]) -> None:
-    for name in ("file", "split"):
+    for name in _NO_TASKS:
         if name not in header:
             only = ", ".join(map(repr, header))
             raise UserError(f"{where}: no column {name!r}, only {only}. {_FIRST_ROW}")
     for i, name in enumerate(header):
         if name in header[:i]:
             raise UserError(f"{where}: two columns are named {name!r}. Rename one.")
-        # An example calls the picture itself `image`.
-        if name in _RESERVED or not (name.isidentifier() and name.isascii()):
-            raise UserError(
-                f"{where}: column {i + 1} is named {name!r}. Name tasks with letters, "
-                "digits and underscores, a letter first, and none of them 'image' or "
-                "'joint'."
-            )
+        if name not in _NO_TASKS:
+            config_tasks.check_name(name, f"{where}, column {i + 1}")
     if len(header) == 2:
         raise UserError(f"{where}: there is no task. Add a column of class names.")
