@@ -131,6 +131,26 @@ def test_too_many_stop_the_run_and_are_named(broken, tmp_path):
     assert set(re.findall(r"\d\d\.png", str(stop.value))) <= set(bad)
 
 
+def test_each_of_two_processes_tells_of_its_share(broken, monkeypatch, capsys):
+    """One of seven test pictures is broken, of which they read four and three."""
+    data, config, _ = broken
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+
+    def read(index):
+        monkeypatch.setattr(jax, "process_index", lambda: index)
+        return list(stream.eval_batches(data, config, "test"))
+
+    assert [len(read(0)), len(read(1))] == [1, 1]
+    out, error = capsys.readouterr()
+    (told,) = re.findall(r"Left out of test in process (.), since.*: 20.png", error)
+    assert "Left out" not in out
+    config.data.max_undecodable = 0.2
+    read(1 - int(told))
+    of = rf"1 of the {4 - int(told)} pictures of test in process {told} cannot"
+    with pytest.raises(UserError, match=of):
+        read(int(told))
+
+
 def test_a_run_goes_through_and_predicts_the_others(broken, tmp_path):
     _, config, _ = broken
     result = train(config, tmp_path / "run")

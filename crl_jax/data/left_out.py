@@ -5,8 +5,10 @@ whole. TensorFlow catches no error within its graph, and Python is slow at it: s
 pictures that failed before are decoded with care.
 """
 
+import sys
 from collections.abc import Callable
 
+import jax
 import numpy as np
 
 from crl_jax.data.quiet import no_stderr, tf
@@ -34,7 +36,7 @@ class LeftOut:
 
         Args:
           split: its name.
-          size: number of its pictures.
+          size: number of its pictures that this process reads.
           max_share: of them, more than which are too many.
           decode: from encoded bytes `[]` and a position `[]` to `[H, W, 3]` uint8.
           instead: `[H, W, 3]` uint8, what stands for a picture that is left out.
@@ -95,12 +97,20 @@ class LeftOut:
         count, listed = len(self._files), first_few([*self._files.values()], str)
         if count > self._max_share * self._size:
             raise UserError(
-                f"{count:,} of the {self._size:,} pictures of {self._split} cannot be "
+                f"{count:,} of the {self._size:,} pictures of {self._where} cannot be "
                 f"decoded, more than config.data.max_undecodable={self._max_share}: "
                 f"{listed}. Mend them and prepare the data again, or allow more."
             )
         if count & (count - 1) == 0:
-            console.print(
-                f"Left out of {self._split}, since they cannot be decoded: {listed}.",
-                soft_wrap=True,
-            )
+            text = f"Left out of {self._where}, since they cannot be decoded: {listed}."
+            if jax.process_count() > 1:  # of which all but the first print nothing else
+                print(text, file=sys.stderr, flush=True)
+            else:
+                console.print(text, soft_wrap=True)
+
+    @property
+    def _where(self) -> str:
+        """The split, and which of several processes reads this share of it."""
+        if jax.process_count() == 1:
+            return self._split
+        return f"{self._split} in process {jax.process_index()}"

@@ -60,7 +60,8 @@ def train_batches(
         image_seed = tf.stack([tf.cast(seed, tf.int64), position])
         return preprocess.train_image(encoded, image_seed, config.data)
 
-    left_out = _none_left_out(config, config.data.train_split, records, decode)
+    split = config.data.train_split
+    left_out = _none_left_out(config, split, len(records), decode)
     steps = range(first_step, np.iinfo(np.int64).max)
     return iter(_Batches(source, records, steps, numbers, left_out))
 
@@ -108,19 +109,22 @@ def eval_batches(source: Source, config: ConfigDict, split: str) -> Iterable[Bat
     def decode(encoded: tf.Tensor, position: tf.Tensor) -> tf.Tensor:
         return preprocess.eval_image(encoded, config.data)
 
-    left_out = _none_left_out(config, split, records, decode)
+    first = config.data.batch_size * np.arange(steps)
+    own = int(np.sum(np.add.outer(first, share) < len(records)))
+    left_out = _none_left_out(config, split, own, decode)
     return _Batches(source, records, range(steps), numbers, left_out)
 
 
-def _none_left_out(
-    config: ConfigDict, split: str, records: Records, decode: Any
-) -> LeftOut:
-    """Returns the count of what is left out, whose place the mean colour takes."""
+def _none_left_out(config: ConfigDict, split: str, count: int, decode: Any) -> LeftOut:
+    """Returns the count of what is left out, whose place the mean colour takes.
+
+    Of a training split each process reads all examples in time, of others its share.
+    """
     colour = np.rint(255 * np.array(config.data.mean)).clip(0, 255).astype(np.uint8)
     size = config.data.image_size
     instead = np.broadcast_to(colour, (size, size, 3))
     share = config.data.max_undecodable
-    return LeftOut(split, len(records), share, decode, instead)
+    return LeftOut(split, count, share, decode, instead)
 
 
 def shuffled(positions: tf.Tensor, size: int, seed: int) -> tf.Tensor:
