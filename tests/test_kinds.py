@@ -139,6 +139,26 @@ def test_measures_that_do_not_exist():
     assert np.isnan(of_batches(TAGS, [(logits + np.nan, labels)])["map"])
 
 
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [
+        (1_234_567, "1234567"),
+        (16_777_215, "16777215"),
+        (-0.1, "-0.1"),
+        (1 / 3, "0.33333334"),
+        (12, "12"),
+        (3e38, "3e+38"),
+        (1e-38, "1e-38"),
+    ],
+)
+def test_numbers_are_written_with_all_their_digits(number, text):
+    number = np.float32(number)
+    assert AGE.said(number) == AGE.label_text(number) == text
+    assert AGE.row(number, 1) == [text]
+    assert np.float32(text) == np.float32(AGE.as_json(number, 1)) == number
+    assert AGE.brief(number) == f"{number:.2f}"  # what people read
+
+
 def test_a_prediction_that_is_no_number_is_none_in_json():
     assert AGE.as_json(np.float32(31.25), 5) == 31.25
     assert AGE.as_json(np.float32("nan"), 5) is None

@@ -91,7 +91,11 @@ class Regression(Kind):
         }
 
     def label_text(self, label: Any) -> str:
-        return f"{label:.6g}" if label == label else ""
+        """Returns the shortest text that means this float32; empty: missing."""
+        if label != label:
+            return ""
+        # NumPy finds the digits, Python writes most numbers without an exponent.
+        return str(float(str(np.float32(label)))).removesuffix(".0")
 
     def loss(self, logits: Array, labels: Array, label_smoothing: float = 0.0) -> Array:
         """Returns the loss of what is predicted; no class gets a share of a number."""
