@@ -229,6 +229,20 @@ def test_folders_are_searched_and_files_are_tried(tmp_path):
         unlabelled.find([tmp_path / "empty"])
 
 
+def test_links_to_folders_are_followed_and_each_is_searched_once(tmp_path):
+    inside, elsewhere = tmp_path / "in", tmp_path / "elsewhere"
+    for path in (inside / "b" / "1.png", elsewhere / "deep" / "2.png"):
+        path.parent.mkdir(parents=True)
+        path.touch()
+    (inside / "a").symlink_to("b")
+    (inside / "b" / "back").symlink_to(inside)
+    (inside / "b" / "out").symlink_to(elsewhere)
+    (inside / "c").symlink_to(elsewhere / "deep")
+    (inside / "gone").symlink_to(tmp_path / "nowhere")
+    found = unlabelled.find([inside])
+    assert found == [inside / "b" / "1.png", inside / "c" / "2.png"]
+
+
 def test_json_and_jsonl_say_the_same(trained, folder, monkeypatch, capsys, tmp_path):
     (tmp_path / "broken.png").write_bytes(b"broken")
     pictures = (folder / "20.png", tmp_path / "broken.png")

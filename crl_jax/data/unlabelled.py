@@ -25,7 +25,8 @@ def find(paths: Iterable[Path]) -> list[Path]:
 
     Folders are searched to the bottom, in the order of their names, for files with one
     of `pictures.SUFFIXES`; files and folders whose name begins with a dot are left out.
-    A file that is named itself is always taken.
+    Links to folders are followed, each folder once. A file that is named itself is
+    always taken.
 
     Raises:
       UserError: a folder has no picture, or cannot be read.
@@ -45,12 +46,22 @@ def _in_folder(folder: Path) -> list[Path]:
     def refuse(error: OSError) -> None:
         raise UserError(f"The folder {error.filename}: {error.strerror}.")
 
-    found = []
-    for parent, folders, files in os.walk(folder, onerror=refuse):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [
-            Path(parent, f) for f in files if f.lower().endswith(pictures.SUFFIXES)
-        ]
+    found: list[Path] = []
+    seen: set[tuple[int, int]] = set()  # device and inode of each folder
+    waiting = [folder]  # ... and the links to folders that are met
+    for start in waiting:
+        for parent, folders, files in os.walk(start, onerror=refuse):
+            status = os.stat(parent)
+            if (status.st_dev, status.st_ino) in seen:
+                folders.clear()
+                continue
+            seen.add((status.st_dev, status.st_ino))
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            inside = (Path(parent, name) for name in folders)
+            waiting += [path for path in inside if path.is_symlink()]
+            found += [
+                Path(parent, f) for f in files if f.lower().endswith(pictures.SUFFIXES)
+            ]
     return sorted(path for path in found if not path.name.startswith("."))
 
 
