@@ -1,9 +1,43 @@
-"""How often each training example is drawn, where classes are not equally large."""
+"""Which training example comes when: each once an epoch, or drawn by its class."""
 
 import numpy as np
+from ml_collections import ConfigDict
+
+from crl_jax.data.labels import read_labels
+from crl_jax.data.quiet import tf
+from crl_jax.data.source import Source
 
 # Exponent of a class's size in the share of draws that it gets.
 EXPONENTS = {"balanced": 0.0, "square_root": 0.5}
+
+
+def shuffled(positions: tf.Tensor, size: int, seed: int) -> tf.Tensor:
+    """Returns which example stands at each position of the endless training stream.
+
+    Args:
+      positions: `[B]` int64, counted from the beginning of the first epoch.
+      size: number of examples.
+      seed: of the run; each epoch has a permutation of its own.
+    """
+    epochs = positions // size
+    run = tf.fill(tf.shape(epochs), tf.cast(seed, tf.int64))
+    # tf.random.experimental.index_shuffle takes one seed alone (2.21), its op many.
+    return tf.raw_ops.RandomIndexShuffle(
+        index=positions % size,
+        seed=tf.stack([run, epochs, tf.zeros_like(epochs)], axis=1),
+        max_index=tf.cast(size - 1, tf.int64),
+        rounds=4,
+    )
+
+
+def reach_of_draws(source: Source, config: ConfigDict) -> np.ndarray | None:
+    """Returns up to which number in 0-1 a draw means each example; None if uniform."""
+    if config.data.sampling == "uniform":
+        return None
+    labels = read_labels(source, config.data.train_split)[config.data.sampling_task]
+    reach = np.cumsum(shares(labels, config.data.sampling))
+    reach[-1] = 1.0  # rounding must leave no draw without an example
+    return reach
 
 
 def shares(labels: np.ndarray, sampling: str) -> np.ndarray:

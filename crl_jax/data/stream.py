@@ -16,7 +16,6 @@ from ml_collections import ConfigDict
 
 from crl_jax.data import Batch, preprocess, sampling
 from crl_jax.data.features import FEATURES
-from crl_jax.data.labels import read_labels
 from crl_jax.data.left_out import LeftOut
 from crl_jax.data.quiet import tf, tfds
 from crl_jax.data.records import Records
@@ -45,12 +44,12 @@ def train_batches(
     records = Records(source.split(config.data.train_split))
     seed = config.train.seed
     share = _share_of_batch(config)
-    reach = _reach_of_draws(source, config)
+    reach = sampling.reach_of_draws(source, config)
 
     def numbers(step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         positions = step * config.data.batch_size + share
         if reach is None:
-            return shuffled(positions, len(records), seed), positions
+            return sampling.shuffled(positions, len(records), seed), positions
         draws = tf.random.stateless_uniform(
             (config.data.batch_size,), (seed, step), dtype=tf.float64
         )
@@ -125,36 +124,6 @@ def _none_left_out(config: ConfigDict, split: str, count: int, decode: Any) -> L
     instead = np.broadcast_to(colour, (size, size, 3))
     share = config.data.max_undecodable
     return LeftOut(split, count, share, decode, instead)
-
-
-def shuffled(positions: tf.Tensor, size: int, seed: int) -> tf.Tensor:
-    """Returns which example stands at each position of the endless training stream.
-
-    Args:
-      positions: `[B]` int64, counted from the beginning of the first epoch.
-      size: number of examples.
-      seed: of the run; each epoch has a permutation of its own.
-    """
-    epochs = positions // size
-    run = tf.fill(tf.shape(epochs), tf.cast(seed, tf.int64))
-    # tf.random.experimental.index_shuffle takes one seed alone (2.21), its op many.
-    return tf.raw_ops.RandomIndexShuffle(
-        index=positions % size,
-        seed=tf.stack([run, epochs, tf.zeros_like(epochs)], axis=1),
-        max_index=tf.cast(size - 1, tf.int64),
-        rounds=4,
-    )
-
-
-def _reach_of_draws(source: Source, config: ConfigDict) -> np.ndarray | None:
-    """Returns up to which number in 0-1 a draw means each example; None if uniform."""
-    if config.data.sampling == "uniform":
-        return None
-    labels = read_labels(source, config.data.train_split)
-    shares = sampling.shares(labels[config.data.sampling_task], config.data.sampling)
-    reach = np.cumsum(shares)
-    reach[-1] = 1.0  # rounding must leave no draw without an example
-    return reach
 
 
 def _share_of_batch(config: ConfigDict) -> np.ndarray:
