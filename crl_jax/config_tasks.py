@@ -7,8 +7,9 @@ from ml_collections import ConfigDict
 from crl_jax.config import default_task
 from crl_jax.errors import UserError
 
-# What lists, examples and results call something else by; joint: all tasks at once.
-_RESERVED = ("file", "split", "image", "joint")
+# What lists, examples and results call something else by: joint is all tasks at once,
+# and mean what config.train.best_by may choose by.
+_RESERVED = ("file", "split", "image", "joint", "mean")
 
 CHOICES = {
     "kind": ("categorical", "multilabel", "regression"),
