@@ -24,7 +24,7 @@ from crl_jax import (
     workdir,
 )
 from crl_jax.data import labels, source, stream
-from crl_jax.models.architecture import crosses, layer_names
+from crl_jax.models.architecture import crosses, has_cross_weights, layer_names
 from crl_jax.program import Program
 from crl_jax.record import Record
 from crl_jax.schedule import Schedule
@@ -115,8 +115,8 @@ def _train(
     state = side_by_side([record.take_start() for record in records])
     if done == 0:
         text = describe(config, data, schedule, mesh, len(records))
-        warnings = what_cannot_cross(program.network), data.overlap(config)
-        for line in filter(None, (text, *warnings)):
+        nothing_crosses = what_cannot_cross(config.model, len(data.kinds))
+        for line in filter(None, (text, nothing_crosses, data.overlap(config))):
             console.print(line, soft_wrap=True)
 
     def each(tree: Any) -> Iterator[tuple[Record, Any]]:
@@ -202,15 +202,18 @@ def describe(
     )
 
 
-def what_cannot_cross(network: models.MultitaskResNet) -> str:
-    """Returns a warning where cross weights are set and nothing can cross; else ""."""
-    weights_set = network.cross_init != 0 or network.cross_learned
-    can_cross = crosses(network.depth, network.branch_from)
-    if not weights_set or can_cross or len(network.classes) == 1:
+def what_cannot_cross(model: ConfigDict, tasks: int) -> str:
+    """Returns a warning where cross weights are set and nothing can cross; else "".
+
+    Args:
+      model: `config.model` of a checked config.
+      tasks: T.
+    """
+    if not has_cross_weights(model, tasks) or crosses(model, tasks):
         return ""
-    last = layer_names(network.depth)[-3]
+    last = layer_names(model.depth)[-3]
     return (
         "Warning: nothing crosses between the tasks. Branched from "
-        f"{network.branch_from}, they have no unit of their own behind another: set "
+        f"{model.branch_from}, they have no unit of their own behind another: set "
         f"config.model.branch_from to {last} or before, or config.model.cross.init=0."
     )

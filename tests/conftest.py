@@ -114,6 +114,7 @@ def trained(
     from crl_jax.train import train
 
     config = new_config()
+    config.model.branch_from = "res5a"  # so that something crosses
     config.train.eval_every = 3
     config.optim.learning_rate = 0.02
     directory = tmp_path_factory.mktemp("trained")

@@ -231,13 +231,13 @@ def test_no_second_network_is_made_where_nothing_crosses(trained, monkeypatch):
     )
     demo_page.build(predictor, "title")
     assert made == [predictor]
-    config = networks.with_settings(
-        predictor.trained.run.config, {"model.cross.init": 0.0}
-    )
-    run = dataclasses.replace(predictor.trained.run, config=config)
-    predictor.trained = dataclasses.replace(predictor.trained, run=run)
-    demo_page.build(predictor, "title")
-    assert made == [predictor]
+    whole = predictor.trained
+    for changes in ({"model.cross.init": 0.0}, {"model.branch_from": "res5b"}):
+        config = networks.with_settings(whole.run.config, changes)
+        run = dataclasses.replace(whole.run, config=config)
+        predictor.trained = dataclasses.replace(whole, run=run)
+        demo_page.build(predictor, "title")
+        assert made == [predictor]
 
 
 @pytest.mark.parametrize("branch_from", ["res5b", "head"])

@@ -228,7 +228,8 @@ def test_what_crosses_is_what_another_tasks_branch_changes(branch_from):
     gradient = flat(jax.jit(jax.grad(noun))(params))
     stacked = network.stacked_layers
     depends = any(np.any(g[1]) for path, g in gradient.items() if path[0] in stacked)
-    assert depends == crosses(12, branch_from) == (what_cannot_cross(network) == "")
+    assert depends == crosses(config.model, 2)
+    assert depends == (what_cannot_cross(config.model, 2) == "")
 
 
 def test_a_run_says_that_nothing_crosses(new_config, tmp_path, capsys):
@@ -238,7 +239,8 @@ def test_a_run_says_that_nothing_crosses(new_config, tmp_path, capsys):
     found = capsys.readouterr().out
     assert found.count("Warning: nothing crosses between the tasks.") == 1
     assert "set config.model.branch_from to res5a or before" in found
-    single = models.MultitaskResNet({"noun": 4}, depth=12)
-    assert what_cannot_cross(single) == ""
-    plain = models.MultitaskResNet(CLASSES, depth=12, cross_init=0.0)
-    assert what_cannot_cross(plain) == ""
+    assert what_cannot_cross(config.model, 1) == ""
+    config.model.cross.init = 0.0
+    assert what_cannot_cross(config.model, 2) == ""
+    config.model.branch_from = "res5a"
+    assert not crosses(config.model, 2)

@@ -103,6 +103,7 @@ def test_the_weights_outlast_the_training_command(trained, new_config, tmp_path)
     weights = {"hue": 0.25, "number": 1.0}
     workdir.write_combinations(directory, combinations, weights)
     config = new_config()
+    config.model.branch_from = "res5a"
     config.train.eval_every = 3
     config.optim.learning_rate = 0.02
     train(config, directory)

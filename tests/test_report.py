@@ -198,10 +198,13 @@ def test_learned_cross_weights_are_shown_by_target_and_source(trained, kind):
     assert [t for t in texts if re.fullmatch(r"1|\d\.\d{3}.*", t)] == 2 * grid
 
 
-def test_the_report_says_that_nothing_crosses_where_there_is_one_unit(trained):
+@pytest.mark.parametrize("branch_from", ["res5b", "head"])
+def test_the_report_says_where_nothing_crosses(trained, branch_from):
     loaded = trained_lib.load(trained[0], devices.make_mesh())
-    assert loaded.run.config.model.branch_from == "res5b"
-    _, (text,) = cross_weights.cross_weights(loaded)
+    config = loaded.run.config.copy_and_resolve_references().unlock()
+    config.model.branch_from = branch_from
+    run = dataclasses.replace(loaded.run, config=config)
+    _, (text,) = cross_weights.cross_weights(dataclasses.replace(loaded, run=run))
     assert "Nothing crosses from task to task" in " ".join(
         Reader(page.page("", text)).texts
     )

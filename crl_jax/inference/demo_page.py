@@ -15,6 +15,7 @@ from PIL import Image
 from crl_jax.data import unlabelled
 from crl_jax.inference.grad_cam import grad_cam
 from crl_jax.inference.prediction import Prediction, Predictor
+from crl_jax.models.architecture import crosses
 from crl_jax.reports import page
 from crl_jax.reports.page import Child, element
 
@@ -68,9 +69,9 @@ def build(predictor: Predictor, title: str) -> gr.Blocks:
       title: of the page.
     """
     tasks = list(predictor.classes)
-    crosses = _crosses(predictor)
+    can_switch = crosses(predictor.trained.run.config.model, len(tasks))
     networks = {_ON: predictor}
-    if crosses:
+    if can_switch:
         networks[_OFF] = predictor.without_cross_residuals()
     look = {
         name: jax.jit(functools.partial(grad_cam, network.trained.network))
@@ -85,7 +86,7 @@ def build(predictor: Predictor, title: str) -> gr.Blocks:
         if shown.error is not None:
             raise gr.Error(f"This picture {shown.error}.", print_exception=False)
         labels = [_bars(shown, task) for task in tasks]
-        return [_text(found, cross, crosses), *labels, *spotlights(path, shown, cross)]
+        return [_text(found, cross), *labels, *spotlights(path, shown, cross)]
 
     def spotlights(path: str, shown: Prediction, cross: str) -> list[np.ndarray]:
         trained = networks[cross].trained
@@ -112,7 +113,7 @@ def build(predictor: Predictor, title: str) -> gr.Blocks:
                     [_ON, _OFF],
                     value=_ON,
                     label="Cross-residuals",
-                    visible=crosses,
+                    visible=can_switch,
                     elem_id="cross",
                 )
             with gr.Column(scale=2, min_width=200):
@@ -173,11 +174,6 @@ def _as_it_is(value: LabelData | None) -> LabelData | None:
     return value
 
 
-def _crosses(predictor: Predictor) -> bool:
-    cross = predictor.trained.run.config.model.cross
-    return len(predictor.classes) > 1 and bool(cross.init or cross.learned)
-
-
 def _description(predictor: Predictor) -> list[Child]:
     tasks = ", ".join(f"{t} ({kind.size})" for t, kind in predictor.kinds.items())
     text = (
@@ -188,14 +184,14 @@ def _description(predictor: Predictor) -> list[Child]:
     return [element("p", text)]
 
 
-def _text(found: dict[str, Prediction], cross: str, crosses: bool) -> str:
+def _text(found: dict[str, Prediction], cross: str) -> str:
     """Returns the joint answer, and what the cross-residuals change."""
     body: list[Child] = []
     if joint := found[cross].joint:
         labels = ", ".join(joint.labels.values())
         percent = f" ({100 * joint.probability:.1f}%)"
         body.append(element("p", "All tasks together: ", element("b", labels), percent))
-    if crosses:
+    if _OFF in found:
         rows: list[list[Child]] = [
             [task, *(_best(found[name], task) for name in (_ON, _OFF))]
             for task in found[_ON].classes

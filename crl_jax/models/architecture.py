@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from ml_collections import ConfigDict
+
 from crl_jax.errors import UserError
 from crl_jax.models import units
 
@@ -51,13 +53,28 @@ def frozen_layers(depth: int, frozen: str) -> frozenset[str]:
     return frozenset(name for name in layer_names(depth) if name.startswith(kept))
 
 
-def crosses(depth: int, branch_from: str) -> bool:
-    """Whether cross-residuals can carry anything from task to task.
+def has_cross_weights(model: ConfigDict, tasks: int) -> bool:
+    """Whether there are tasks, and weights between them, that something may cross by.
+
+    Args:
+      model: `config.model` of a checked config.
+      tasks: T.
+    """
+    return tasks > 1 and bool(model.cross.init != 0 or model.cross.learned)
+
+
+def crosses(model: ConfigDict, tasks: int) -> bool:
+    """Whether cross-residuals carry anything from task to task.
 
     All branches of the first branched unit see the same x. If it is also the last one,
     whose shortcut is the identity in every ResNet, what crosses there is x itself.
+
+    Args:
+      model: `config.model` of a checked config.
+      tasks: T.
     """
-    return len(branched_layers(depth, branch_from) - {"stem", "head"}) > 1
+    branched = branched_layers(model.depth, model.branch_from) - {"stem", "head"}
+    return has_cross_weights(model, tasks) and len(branched) > 1
 
 
 def split_layers(tree: Any, layers: frozenset[str]) -> tuple[Any, Any]:

@@ -5,7 +5,12 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
-from crl_jax.models.architecture import branched_layers, crosses, layer_names
+from crl_jax.models.architecture import (
+    branched_layers,
+    crosses,
+    has_cross_weights,
+    layer_names,
+)
 from crl_jax.models.cross_residual import pair_sizes, task_pairs
 from crl_jax.reports import page
 from crl_jax.reports.page import Child, Element, Section, element
@@ -15,17 +20,16 @@ from crl_jax.trained import Trained
 def cross_weights(trained: Trained) -> Section | None:
     """Returns the weights from task to task, by unit; None if there are none."""
     tasks, model = list(trained.run.classes), trained.run.config.model
-    branched = branched_layers(model.depth, model.branch_from) - {"stem", "head"}
-    units = [name for name in layer_names(model.depth) if name in branched]
-    weights_set = len(tasks) > 1 and (model.cross.init or model.cross.learned)
-    if not weights_set or not units:
+    if not has_cross_weights(model, len(tasks)):
         return None
-    if not crosses(model.depth, model.branch_from):
+    if not crosses(model, len(tasks)):
         text = (
             f"Nothing crosses from task to task: branched from {model.branch_from}, "
             "they have no unit of their own behind another, and all see the same input."
         )
         return "Cross weights", [element("p", text)]
+    branched = branched_layers(model.depth, model.branch_from) - {"stem", "head"}
+    units = [name for name in layer_names(model.depth) if name in branched]
     if not model.cross.learned:
         text = (
             f"Fixed at {model.cross.init:g} in {', '.join(units)}: every task's "
