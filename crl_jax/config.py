@@ -5,6 +5,7 @@ it needs, `--config.a.b=value` overrides again, and `config_check.py` looks at t
 """
 
 from collections.abc import Iterator, Mapping
+from pathlib import PurePath
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -109,6 +110,23 @@ def from_dict(content: Mapping[str, Any]) -> ConfigDict:
 def copy(config: ConfigDict) -> ConfigDict:
     """Returns a copy that can be changed, whose tasks keep their order."""
     return from_dict(config.to_dict())
+
+
+def final_split(config: ConfigDict) -> str:
+    """Returns the split that a run is judged on at its end."""
+    return config.data.test_split or config.data.val_split
+
+
+def without_places(config: ConfigDict) -> ConfigDict:
+    """Returns a copy for others, to whom where files lay is of no use.
+
+    It may say who trained: of a path the name alone is kept.
+    """
+    config = copy(config)
+    config.data.manifest = PurePath(config.data.manifest).name
+    config.data.dir = ""
+    config.init["from"] = PurePath(config.init["from"]).name
+    return config
 
 
 def default_task() -> ConfigDict:

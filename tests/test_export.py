@@ -140,6 +140,15 @@ def test_arrays_that_were_exported_are_loaded_as_a_run_is(
     for task, probabilities in expected.probabilities.items():
         np.testing.assert_array_equal(found.probabilities[task], probabilities)
     assert exported.trained.step == predictor.trained.step
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["tasks"] == list(config["labels"]) == ["hue", "number"]
+    config["labels"] = dict(reversed(config["labels"].items()))
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert list(crl_jax.load(tmp_path).classes) == ["hue", "number"]
+    del config["tasks"], config["labels"]  # as earlier versions wrote it
+    config["labels"] = exported.trained.run.classes
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert list(crl_jax.load(tmp_path).classes) == ["hue", "number"]
     with pytest.raises(UserError, match="holds an exported network"):
         workdir.read(tmp_path)
     assert exported.without_cross_residuals()(photographs[0])[0].error is None

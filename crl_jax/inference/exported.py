@@ -40,16 +40,16 @@ def write_arrays(trained: Trained, folder: Path) -> None:
 
 def description(trained: Trained) -> dict[str, Any]:
     """Returns what `config.json` says of a network: how to build it, and its labels."""
-    config = json.loads(trained.run.config.to_json())
-    # Where the data lay is of no use elsewhere, and may say who trained.
-    config["data"] |= {"manifest": Path(config["data"]["manifest"]).name, "dir": ""}
-    config["init"]["from"] = Path(config["init"]["from"]).name
-    config["train"]["task_devices"] = 1
-    config["model"]["sync_batch_norm"] = False
+    config = config_lib.without_places(trained.run.config)
+    config.train.task_devices = 1
+    config.model.sync_batch_norm = False
+    kinds = trained.run.kinds
     return {
         "step": trained.step,
-        "labels": {task: kind.known for task, kind in trained.run.kinds.items()},
-        "crl_jax": config,
+        # In the order of the branches; a tool may sort what has names.
+        "tasks": list(kinds),
+        "labels": {task: kind.known for task, kind in kinds.items()},
+        "crl_jax": json.loads(config.to_json()),
     }
 
 
@@ -72,7 +72,9 @@ def load(folder: Path, mesh: Mesh) -> Trained:
     try:
         said = json.loads((folder / "config.json").read_text("utf-8"))
         config = config_check.check(config_lib.from_dict(said["crl_jax"]))
-        run = Run(config, from_known(config, said["labels"]), data="")
+        labels = said["labels"]
+        known = {task: labels[task] for task in said.get("tasks", labels)}
+        run = Run(config, from_known(config, known), data="")
         network = models.build(config, widths(run.kinds))
         arrays = safetensors.load((folder / _ARRAYS).read_bytes())
         _check_shapes(arrays, network, config.data.image_size)

@@ -266,7 +266,7 @@ def settings(trained: Trained) -> Section:
         defaults |= config.fields(config.default_task(), f"tasks.{task}.")
     changed: list[list[Child]] = []
     same: list[list[Child]] = []
-    for name, value in config.fields(trained.run.config):
+    for name, value in config.fields(config.without_places(trained.run.config)):
         default = _text(defaults[name]) if name in defaults else ""
         rows = same if _text(value) == default else changed
         rows.append([f"config.{name}", _text(value), default])
