@@ -239,17 +239,30 @@ def write_combinations(
         json_files.write(workdir / "combinations.json", content, None)
 
 
-def read_combinations(workdir: Path) -> tuple[np.ndarray, dict[str, float]]:
+def read_combinations(
+    workdir: Path, classes: Classes | None = None
+) -> tuple[np.ndarray, dict[str, float]]:
     """Returns what `write_combinations` wrote; empty if there is none.
 
+    Args:
+      workdir: the run's folder, or that of an export.
+      classes: of the T categorical tasks; None: whatever they are.
+
     Raises:
-      UserError: it is damaged.
+      UserError: it is damaged, or of other tasks or classes.
     """
     path = workdir / "combinations.json"
     content = json_files.read(path) if path.exists() else {"combinations": []}
     with _complete(path):
         combinations = np.array(content["combinations"], np.int64)
-        return combinations, dict(content.get("weights", {}))
+        if classes is not None and combinations.size:
+            sizes = [len(names) for names in classes.values()]
+            if combinations.shape[1:] != (len(sizes),):
+                raise ValueError("other tasks")
+            if np.any((combinations < 0) | (combinations >= sizes)):
+                raise ValueError("other labels")
+        weights = content.get("weights", {})
+        return combinations, {task: float(weights[task]) for task in weights}
 
 
 def write_result(

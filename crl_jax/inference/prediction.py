@@ -92,10 +92,10 @@ def load(directory: str | os.PathLike[str]) -> "Predictor":
     if jax.process_count() > 1:
         raise UserError("Pictures are predicted by one process: start one alone.")
     folder, mesh = Path(directory), devices.make_mesh()
-    combinations, weights = workdir.read_combinations(folder)
     read = exported.load if exported.is_in(folder) else trained.load
     network = read(folder, mesh)
     tasks = categorical_classes(network.run.kinds)
+    combinations, weights = workdir.read_combinations(folder, tasks)
     rule = None
     if len(tasks) > 1 and len(combinations):
         rule = JointRule(combinations, {t: weights.get(t, 1.0) for t in tasks})
