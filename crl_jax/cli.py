@@ -19,6 +19,9 @@ from ml_collections import ConfigDict
 from crl_jax import config_check
 from crl_jax.errors import Stopped, UserError
 
+# What --batch_size is, of every verb that has it.
+BATCH_SIZE = "over all devices; default: as in training"
+
 
 def parser(verb: str, description: str | None) -> argparse.ArgumentParser:
     """Returns the parser of `python -m crl_jax.<verb>`; its help is a docstring."""
@@ -92,8 +95,8 @@ def add_workdir(verb: argparse.ArgumentParser, help_text: str) -> None:
 def add_data_of_run(verb: argparse.ArgumentParser) -> None:
     """Adds the flags that say on what, and how, a run is evaluated."""
     add = verb.add_argument
-    add("--split", default="test", help="such as val, or train[:10%%]")
-    add("--batch_size", type=positive, help="over all devices; None: as in training")
+    add("--split", help="such as val, or train[:10%%]; default: the run's test split")
+    add("--batch_size", type=positive, help=BATCH_SIZE)
     add("--manifest", type=path, metavar="FILE", help="the run's, where it is now")
     add("--data_dir", type=path, metavar="DIR", help="where its shards are now")
 

@@ -113,6 +113,16 @@ def first_alone(work: Callable[[], Result]) -> Result:
     return result if is_first() else work()
 
 
+def check_alone(what: str) -> None:
+    """Raises UserError if there are several processes, for what one does alone.
+
+    Args:
+      what: such as "A report is written".
+    """
+    if jax.process_count() > 1:
+        raise UserError(f"{what} by one process: start one alone.")
+
+
 def anywhere(found: bool) -> bool:
     """Whether something was found in any process; all of them ask at once."""
     if jax.process_count() == 1:

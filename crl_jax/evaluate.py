@@ -1,7 +1,8 @@
 """Evaluate the best checkpoint of a run on a split of its data.
 
-  python -m crl_jax.evaluate --workdir=runs/digits --split=test
+  python -m crl_jax.evaluate --workdir=runs/digits
 
+It is the split that training reported at its end, unless --split says another one.
 --predictions=FILE.csv also writes a row a picture: its labels and what was predicted.
 Where the data is elsewhere now than in training, --manifest and --data_dir say where.
 """

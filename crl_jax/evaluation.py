@@ -1,12 +1,13 @@
 """Measures of a trained network, each example counted once."""
 
 import csv
-import errno
 import math
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import jax
@@ -19,8 +20,9 @@ from crl_jax import devices, metrics, step
 from crl_jax.data import Batch, source, stream
 from crl_jax.errors import UserError
 from crl_jax.kinds import Categorical, Kinds
-from crl_jax.terminal import percent, print_table
+from crl_jax.terminal import percent, print_table, progress_bar
 from crl_jax.trained import Trained, load
+from crl_jax.whole_file import WholeFile
 from crl_jax.workdir import check_data
 
 
@@ -124,17 +126,11 @@ class PredictionsFile:
     Its columns are `file`, and for each task `<task>` (the label as a list has it,
     empty if missing), `<task>_predicted` (likewise) and `<task>_probability` (of what
     is predicted; of several classes as many numbers; of a regression there is no such
-    column). It takes its name when it is whole. Where it cannot be written, a
-    `UserError` is raised.
+    column). It is whole or not there: see `WholeFile`.
     """
 
-    def __init__(self, path: Path, kinds: Kinds) -> None:
-        self._path, self._kinds = path, kinds
-        self._partial = path.with_name(f"{path.name}.partial")
-        with self._writing():
-            if path.is_dir():
-                raise IsADirectoryError(errno.EISDIR, "it is a folder")
-            self._file = self._partial.open("w", newline="", encoding="utf-8")
+    def __init__(self, path: str | os.PathLike[str], kinds: Kinds) -> None:
+        self._file, self._kinds = WholeFile(path, "--predictions"), kinds
         self._rows = csv.writer(self._file)
         header = ["file"]
         for task, kind in kinds.items():
@@ -153,30 +149,18 @@ class PredictionsFile:
                 answer = answers[task][i]
                 row += [kind.label_text(batch["labels"][task][i]), kind.said(answer)]
                 row += [kind.probability_text(answer)] if kind.names else []
-            with self._writing():
-                self._rows.writerow(row)
-
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise UserError(
-                f"--predictions={self._path} cannot be written: {error.strerror}."
-            ) from error
+            self._rows.writerow(row)
 
     def __enter__(self) -> "PredictionsFile":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        try:
-            # After another error nobody needs to hear of this one.
-            with self._writing() if kind is None else suppress(OSError):
-                self._file.close()
-                if kind is None:
-                    self._partial.replace(self._path)
-        finally:
-            self._partial.unlink(missing_ok=True)
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._file.__exit__(kind, error, trace)
 
 
 @dataclass(frozen=True, eq=False)
@@ -189,6 +173,7 @@ class Evaluation:
       source: prepared data.
       split: of the data.
       mesh: of the devices.
+      eval_step: from `step.map_eval_step`, compiled once for all splits.
     """
 
     trained: Trained
@@ -196,33 +181,39 @@ class Evaluation:
     source: source.Source
     split: str
     mesh: Mesh
+    eval_step: Callable[..., Any]
 
     def run(
         self, on_logits: Callable[[Batch, dict[str, jax.Array]], None] | None = None
     ) -> metrics.Means:
         """Returns what `evaluate_batches` does, whose `on_logits` it takes."""
         batches = stream.eval_batches(self.source, self.config, self.split)
-        eval_step = step.map_eval_step(
-            step.make_eval_step(self.trained.network, self.trained.run.kinds), self.mesh
-        )
-        kinds = self.trained.run.kinds
-        return evaluate_batches(
-            eval_step, self.trained.variables, batches, self.mesh, kinds, on_logits
-        )
+        variables, kinds = self.trained.variables, self.trained.run.kinds
+        processes = jax.process_count()  # each has about as many pictures
+        with progress_bar("pictures", self.source.size(self.split)) as advance:
+
+            def counted() -> Iterator[Batch]:
+                for batch in batches:
+                    yield batch
+                    advance(processes * np.count_nonzero(batch["file"]))
+
+            return evaluate_batches(
+                self.eval_step, variables, counted(), self.mesh, kinds, on_logits
+            )
 
 
 def prepare(
-    workdir: Path,
-    split: str,
+    workdir: str | os.PathLike[str],
+    split: str | None = None,
     batch_size: int | None = None,
-    manifest: Path | None = None,
-    data_dir: Path | None = None,
+    manifest: str | os.PathLike[str] | None = None,
+    data_dir: str | os.PathLike[str] | None = None,
 ) -> Evaluation:
     """Returns the evaluation of the run in `workdir`; nothing is computed yet.
 
     Args:
       workdir: the run's folder.
-      split: of the run's data.
+      split: of the run's data; None: that which training reported at its end.
       batch_size: over all devices, rounded up to a multiple of them; None: as in
         training.
       manifest: the run's, where it is not where it was in training.
@@ -231,61 +222,67 @@ def prepare(
     Raises:
       UserError: there is no run, no checkpoint, no such split, or other data.
     """
-    mesh = devices.make_mesh()
+    workdir, mesh = Path(workdir), devices.make_mesh()
     trained = load(workdir, mesh)
     config = _moved(trained.run.config, manifest, data_dir)
+    split = config_lib.final_split(config) if split is None else split
     size = batch_size or config.data.batch_size
     config.data.batch_size = math.ceil(size / mesh.size) * mesh.size
     data = source.find_source(config)
     check_data(workdir, trained.run, data.classes, data.identity)
     data.check_split(split)
-    return Evaluation(trained, config, data.prepared(), split, mesh)
+    one = step.make_eval_step(trained.network, trained.run.kinds)
+    eval_step = step.map_eval_step(one, mesh)
+    return Evaluation(trained, config, data.prepared(), split, mesh, eval_step)
 
 
 def evaluate(
-    workdir: Path,
-    split: str,
-    predictions: Path | None = None,
+    workdir: str | os.PathLike[str],
+    split: str | None = None,
+    predictions: str | os.PathLike[str] | None = None,
     batch_size: int | None = None,
-    manifest: Path | None = None,
-    data_dir: Path | None = None,
+    manifest: str | os.PathLike[str] | None = None,
+    data_dir: str | os.PathLike[str] | None = None,
 ) -> metrics.Means:
     """Evaluates the best checkpoint of the run in `workdir` and prints the table.
 
     Args:
       workdir: the run's folder.
-      split: of the run's data.
+      split: see `prepare`.
       predictions: where to write a row an example, if anywhere.
       batch_size: see `prepare`, as the next ones.
       manifest: where it is now.
       data_dir: where the shards are now.
 
     Raises:
-      UserError: as `prepare` says, or a file that cannot be written.
+      UserError: as `prepare` says; or a file that cannot be written, or that several
+        processes would write.
     """
+    if predictions is not None:
+        devices.check_alone("A file of predictions is written")
     evaluation = prepare(workdir, split, batch_size, manifest, data_dir)
     trained = evaluation.trained
     with ExitStack() as stack:
         on_logits = None
         if predictions is not None:
-            if jax.process_count() > 1:
-                raise UserError("--predictions is for one process: start one alone.")
             file = PredictionsFile(predictions, trained.run.kinds)
             on_logits = stack.enter_context(file).write
         result = evaluation.run(on_logits)
-    print_result(result, trained.run.kinds, split, trained.step)
+    print_result(result, trained.run.kinds, evaluation.split, trained.step)
     return result
 
 
 def _moved(
-    config: ConfigDict, manifest: Path | None, data_dir: Path | None
+    config: ConfigDict,
+    manifest: str | os.PathLike[str] | None,
+    data_dir: str | os.PathLike[str] | None,
 ) -> ConfigDict:
     """Returns a copy of a config whose data is where it is now."""
     config = config_lib.copy(config)
     if manifest is not None:
-        config.data.manifest = str(manifest)
+        config.data.manifest = os.fspath(manifest)
     if data_dir is not None:
-        config.data.dir = str(data_dir)
+        config.data.dir = os.fspath(data_dir)
     if config.data.manifest and not Path(config.data.manifest).exists():
         raise UserError(
             f"The manifest {config.data.manifest} is not there: give --manifest=FILE, "

@@ -35,14 +35,11 @@ def export(workdir: Path, what: dict[str, str], out: Path) -> None:
       UserError: there is no run, or no checkpoint; a package is not installed; or the
         folder cannot be written, or holds what must not be overwritten.
     """
-    import jax
-
     from crl_jax import devices
     from crl_jax.inference import export_formats, model_card, space
     from crl_jax.trained import load
 
-    if jax.process_count() > 1:
-        raise UserError("A network is exported by one process: start one alone.")
+    devices.check_alone("A network is exported")
     _check_config(out)
     if what["format"] == "space":
         space.check(out)

@@ -44,9 +44,7 @@ def main() -> None:
         default="table",
         help="of what is printed; json: a list, jsonl: a line a picture",
     )
-    add(
-        "--batch_size", type=cli.positive, help="over all devices; None: as in training"
-    )
+    add("--batch_size", type=cli.positive, help=cli.BATCH_SIZE)
     arguments = cli.read(verb)
     refused = _predict(arguments)
     sys.exit(1 if refused else 0)

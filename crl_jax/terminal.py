@@ -50,7 +50,8 @@ def progress_bar(what: str, count: int) -> Iterator[Callable[[int], None]]:
         TextColumn("left"),
         console=errors,
         transient=True,
-        disable=not errors.is_terminal,
+        redirect_stdout=console.is_terminal,  # what is piped stays in its pipe
+        disable=console.quiet or not errors.is_terminal,
     ) as bar:
         task = bar.add_task("", total=count)
         yield lambda more: bar.advance(task, more)

@@ -11,6 +11,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from crl_jax import config as config_lib
 from crl_jax import (
     config_check,
     devices,
@@ -179,7 +180,7 @@ def _train(
 
         # The result: the best checkpoint, on a split that chose nothing.
         progress.end()
-        split = config.data.test_split or config.data.val_split
+        split = config_lib.final_split(config)
         test_batches = stream.eval_batches(data, config, split)
         return {
             record.config.train.seed: record.finish(after, split, test_batches)

@@ -1,5 +1,6 @@
 """Evaluation of a trained run: each example once, on the data it was trained on."""
 
+import contextlib
 import csv
 import json
 import shutil
@@ -50,6 +51,38 @@ def test_evaluate_equals_a_plain_loop_over_the_pictures(trained, split):
     both = [all(p) for p in zip(*right.values(), strict=True) if None not in p]
     assert result["joint"]["count"] == len(both)
     assert result["joint"]["top1"] == pytest.approx(np.mean(both))
+
+
+def test_the_split_is_that_which_training_reported_unless_another_is_said(
+    trained, tmp_path, capsys
+):
+    """Of data without a part of its own to test on, the rest was trained with."""
+    directory = tmp_path / "run"
+    shutil.copytree(trained[0], directory)
+    path = directory / "config.json"
+    config = json.loads(path.read_text())
+    for test_split, expected, count in (
+        ("test[50%:]", "test[50%:]", 3),
+        ("", "val", 5),
+    ):
+        config["data"]["test_split"] = test_split
+        path.write_text(json.dumps(config))
+        result = evaluation.evaluate(str(directory))
+        assert result["hue"]["count"] == count
+        assert f"split {expected}," in capsys.readouterr().out
+
+
+def test_it_is_shown_how_far_an_evaluation_is(trained, monkeypatch):
+    told = []
+
+    @contextlib.contextmanager
+    def bar(what, count):
+        told.append((what, count))
+        yield told.append
+
+    monkeypatch.setattr(evaluation, "progress_bar", bar)
+    evaluation.evaluate(trained[0], "train", batch_size=8)
+    assert told == [("pictures", 14), 8, 6]
 
 
 def read_rows(path):
@@ -129,7 +162,7 @@ def test_other_classes_than_were_trained_are_refused(trained, tmp_path):
         evaluation.evaluate(tmp_path / "run", "test")
 
 
-def test_evaluate_answers_mistakes(trained, tmp_path):
+def test_evaluate_answers_mistakes(trained, tmp_path, monkeypatch):
     directory, _ = trained
     with pytest.raises(UserError, match=r"no split 'dev'; it has train, val, test"):
         evaluation.evaluate(directory, "dev")
@@ -140,6 +173,9 @@ def test_evaluate_answers_mistakes(trained, tmp_path):
     shutil.copytree(directory, tmp_path / "r", ignore=lambda *_: ["checkpoints"])
     with pytest.raises(UserError, match=r"has no checkpoint yet"):
         evaluation.evaluate(tmp_path / "r", "test")
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with pytest.raises(UserError, match=r"of predictions is written by one process"):
+        evaluation.evaluate(directory, predictions=str(tmp_path / "p.csv"))
 
 
 @pytest.mark.parametrize("size", ["-8", "0", "x", ""])

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import crl_jax
-from crl_jax import evaluation, workdir
+from crl_jax import evaluation, step, workdir
 from crl_jax.errors import UserError
 from crl_jax.inference import joint
 from crl_jax.train import train
@@ -75,14 +75,26 @@ def test_the_chosen_weights_are_the_best_that_can_be_had():
     assert chosen >= best - 0.01  # one weight at a time may miss a little
 
 
-def test_a_run_keeps_the_weights_and_predicts_with_them(trained, tmp_path, capsys):
-    directory = tmp_path / "run"
+def test_a_run_keeps_the_weights_and_predicts_with_them(
+    trained, tmp_path, capsys, monkeypatch
+):
+    directory, built = tmp_path / "run", []
     shutil.copytree(trained[0], directory)
-    judged = joint.choose_weights(directory, "test")
+    map_eval_step = step.map_eval_step
+
+    def noted(*arguments):
+        built.append(arguments)
+        return map_eval_step(*arguments)
+
+    monkeypatch.setattr(step, "map_eval_step", noted)
+    judged = joint.choose_weights(str(directory))
+    assert len(built) == 1  # for both splits
     result = trained[1]
     for task in ("hue", "number", "joint"):
         assert judged[task].alone == pytest.approx(result[task]["top1"])
-    assert "all heads together" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "Top-1 in percent, split test" in printed
+    assert "all heads together" in printed
     combinations, weights = workdir.read_combinations(directory)
     assert set(weights) == {"hue", "number"}
 
@@ -111,9 +123,11 @@ def test_the_weights_outlast_the_training_command(trained, new_config, tmp_path)
     np.testing.assert_array_equal(kept, combinations)
     assert kept_weights == weights
 
-    (directory / "combinations.json").write_text('{"combinations": [[0], [1, 2]]}')
-    with pytest.raises(UserError, match="combinations.json is damaged: delete it"):
-        crl_jax.load(directory)
+    for damaged in ("[[0], [1, 2]]", "[[0], [1]]", "[[0, 7]]", "[[0, -1]]"):
+        (directory / "combinations.json").write_text(f'{{"combinations": {damaged}}}')
+        for read in (crl_jax.load, joint.choose_weights):
+            with pytest.raises(UserError, match="combinations.json is damaged: delete"):
+                read(directory)
     workdir.write_combinations(directory, combinations)
     assert workdir.read_combinations(directory)[1] == {}
 

@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from PIL import Image
-from rich.progress import track
 
 from crl_jax.data import pictures
 from crl_jax.data.vso_names import Anp, fold, spelled
-from crl_jax.terminal import console
+from crl_jax.terminal import progress_bar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -145,15 +144,10 @@ def in_threads(
 ) -> Iterator[Result]:
     """Yields `function` of each item, in their order, and shows how far it is."""
     items = list(items)
-    with ThreadPoolExecutor() as pool:
-        yield from track(
-            pool.map(function, items),
-            description=what,
-            total=len(items),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
+    with ThreadPoolExecutor() as pool, progress_bar(what, len(items)) as advance:
+        for result in pool.map(function, items):
+            yield result
+            advance(1)
 
 
 def _files(root: Path, folder: str) -> Iterator[tuple[str, str]]:

@@ -1,6 +1,7 @@
 """The joint answer of the categorical tasks, and how much each head counts in it."""
 
 import dataclasses
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from crl_jax import evaluation, metrics
+from crl_jax import devices, evaluation, metrics
 from crl_jax import workdir as workdir_lib
 from crl_jax.data import Batch
 from crl_jax.errors import UserError
@@ -112,45 +113,48 @@ class Judged:
 
 
 def choose_weights(
-    workdir: Path,
-    split: str,
+    workdir: str | os.PathLike[str],
+    split: str | None = None,
     batch_size: int | None = None,
-    manifest: Path | None = None,
-    data_dir: Path | None = None,
+    manifest: str | os.PathLike[str] | None = None,
+    data_dir: str | os.PathLike[str] | None = None,
 ) -> dict[str, Judged]:
     """Chooses the weights on the validation split, keeps them, and prints a table.
 
     Args:
       workdir: the run's folder.
-      split: of the run's data, to be right on.
-      batch_size: see `evaluation.prepare`, as the next ones.
+      split: to be right on; see `evaluation.prepare`, as for the next ones.
+      batch_size: at a time.
       manifest: where it is now.
       data_dir: where the shards are now.
 
     Returns:
-      What each categorical task, and `metrics.JOINT`, all of them, is right of `split`.
+      How often each categorical task, and `metrics.JOINT`, all of them, is right.
 
     Raises:
       UserError: as `evaluation.prepare` says; or there are no two categorical tasks, no
         training picture with all labels, or no validation split that has one.
     """
-    if jax.process_count() > 1:
-        raise UserError("The joint answer is chosen by one process: start one alone.")
-    combinations, _ = workdir_lib.read_combinations(workdir)
+    devices.check_alone("The joint answer is chosen")
+    workdir = Path(workdir)
+    run = workdir_lib.read(workdir)
+    classes = categorical_classes(run.kinds)
+    combinations, _ = workdir_lib.read_combinations(workdir, classes)
     if combinations.ndim < 2 or combinations.shape[1] < 2:
         raise UserError(
             f"The run in {workdir} has no two categorical tasks with labels that "
             "occur together in training: there is nothing to decide together."
         )
-    validation = workdir_lib.read(workdir).config.data.val_split
+    validation = run.config.data.val_split
     if not validation:
         raise UserError(
             f"The run in {workdir} has no validation split (config.data.val_split) "
             "to choose the weights on."
         )
     elsewhere = batch_size, manifest, data_dir
-    chosen_on = evaluation.prepare(workdir, validation, *elsewhere)
-    chosen_on.source.check_split(split)
+    judged_on = evaluation.prepare(workdir, split, *elsewhere)
+    judged_on.source.check_split(validation)
+    chosen_on = dataclasses.replace(judged_on, split=validation)
     probabilities, labels = _answers(chosen_on)
     if not np.all([of >= 0 for of in labels.values()], axis=0).any():
         raise UserError(
@@ -159,9 +163,8 @@ def choose_weights(
         )
     rule = choose_rule(combinations, probabilities, labels)
     workdir_lib.write_combinations(workdir, combinations, rule.weights)
-    judged_on = dataclasses.replace(chosen_on, split=split)
     judged = _judge(rule, *_answers(judged_on))
-    _print(rule, judged, split, judged_on.trained.step)
+    _print(rule, judged, judged_on.split, judged_on.trained.step)
     console.print(
         f"The weights were chosen on the split {validation}; predict and demo use them "
         f"from {workdir / 'combinations.json'}.",

@@ -8,13 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from jax.sharding import Mesh
 
 from crl_jax import devices, step, trained, workdir
 from crl_jax.data import unlabelled
-from crl_jax.errors import UserError
 from crl_jax.inference import exported
 from crl_jax.inference.joint import JointRule
 from crl_jax.kinds import Kinds, categorical_classes, class_names
@@ -89,8 +87,7 @@ def load(directory: str | os.PathLike[str]) -> "Predictor":
       UserError: there is no run, or no checkpoint; an export is damaged; or this is one
         of several processes.
     """
-    if jax.process_count() > 1:
-        raise UserError("Pictures are predicted by one process: start one alone.")
+    devices.check_alone("Pictures are predicted")
     folder, mesh = Path(directory), devices.make_mesh()
     read = exported.load if exported.is_in(folder) else trained.load
     network = read(folder, mesh)
