@@ -36,7 +36,7 @@ def export(workdir: Path, what: dict[str, str], out: Path) -> None:
         folder cannot be written, or holds what must not be overwritten.
     """
     from crl_jax import devices
-    from crl_jax.inference import export_formats, model_card, space
+    from crl_jax.inference import export_files, export_formats, space
     from crl_jax.trained import load
 
     devices.check_alone("A network is exported")
@@ -44,10 +44,11 @@ def export(workdir: Path, what: dict[str, str], out: Path) -> None:
     if what["format"] == "space":
         space.check(out)
     trained = load(workdir, devices.make_mesh())
+    contents = export_files.files(trained, workdir, what)
     try:
         out.mkdir(parents=True, exist_ok=True)
         export_formats.FORMATS[what["format"]](trained, out)
-        model_card.write(trained, out, workdir, what)
+        export_files.write(contents, workdir, out, what)
     except OSError as error:
         raise UserError(
             f"--out={out} cannot be written: {error.strerror or error}."

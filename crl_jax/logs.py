@@ -19,6 +19,41 @@ from crl_jax.kinds import Kinds
 from crl_jax.terminal import console
 
 
+def read_rows(folder: Path) -> list[dict[str, str]]:
+    """Returns the rows of a run's `metrics.csv`; none if there is no such file.
+
+    Raises:
+      UserError: it cannot be read, or is not what `MetricsLog` wrote.
+    """
+    path = folder / "metrics.csv"
+    if not path.exists():
+        return []
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            # A row that a killed process left half-written has no line end.
+            whole = [line for line in file if line.endswith("\n")]
+        rows = list(csv.DictReader(whole))
+        for row in rows:
+            int(row["step"])
+            if not row["split"]:
+                raise ValueError("a row of no split")
+            for name, cell in row.items():
+                if cell and name != "split":
+                    float(cell)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}.") from error
+    except (ValueError, LookupError, TypeError, csv.Error) as error:
+        raise _not_ours(path) from error
+    return rows
+
+
+def _not_ours(path: Path) -> UserError:
+    return UserError(
+        f"{path} is not as the run wrote it; another program may have saved it. Move "
+        "it away: the run then goes on with a new one."
+    )
+
+
 class MetricsLog:
     """Writes each row of metrics to `metrics.csv` and to TensorBoard.
 
@@ -49,22 +84,14 @@ class MetricsLog:
         with workdir.writing(folder):
             try:
                 self._size = self._drop_rows_after(resumed_step)
-            except (ValueError, LookupError, TypeError, csv.Error) as error:
-                raise UserError(
-                    f"{self._path} is not as the run wrote it; another program may "
-                    "have saved it. Move it away: the run then goes on with a new one."
-                ) from error
+            except ValueError as error:  # a column of another name
+                raise _not_ours(self._path) from error
             self._board = _Board(folder / "tensorboard", resumed_step)
 
     def _drop_rows_after(self, step: int) -> int:
         """Keeps the rows up to `step`; returns the size of the file in bytes."""
-        kept = []
-        if self._path.exists():
-            with self._path.open(newline="", encoding="utf-8") as file:
-                # A row that a killed process left half-written has no line end.
-                whole = [line for line in file if line.endswith("\n")]
-            rows = csv.DictReader(whole)
-            kept = [row for row in rows if int(row["step"]) <= step]
+        rows = read_rows(self._path.parent)
+        kept = [row for row in rows if int(row["step"]) <= step]
         partial = self._path.with_suffix(".partial")
         with partial.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, self._columns)

@@ -274,10 +274,11 @@ def write_result(
       workdir: the run's folder.
       split: what was evaluated.
       step: of the checkpoint.
-      result: from `metrics.means`; a number that does not exist becomes null.
+      result: from `metrics.means`; what is no finite number, which JSON has no name
+        for, becomes null.
     """
     numbers = {
-        task: {name: None if v != v else v for name, v in values.items()}
+        task: {name: v if math.isfinite(v) else None for name, v in values.items()}
         for task, values in result.items()
     }
     content = {"split": split, "step": step, "result": numbers}
@@ -296,8 +297,8 @@ def is_done(workdir: Path) -> bool:
     return (workdir / "result.json").exists()
 
 
-def read_result(workdir: Path) -> tuple[int, dict[str, dict[str, float]]]:
-    """Returns what `write_result` wrote: the step, and the accuracies.
+def read_result(workdir: Path) -> tuple[str, int, dict[str, dict[str, float]]]:
+    """Returns what `write_result` wrote: the split, the step, and the accuracies.
 
     Raises:
       UserError: there is no result, or it is damaged.
@@ -305,10 +306,13 @@ def read_result(workdir: Path) -> tuple[int, dict[str, dict[str, float]]]:
     path = workdir / "result.json"
     content = json_files.read(path)
     with _complete(path):
-        return content["step"], {
+        result = {
             task: {name: math.nan if v is None else v for name, v in values.items()}
             for task, values in content["result"].items()
         }
+        if not all("count" in values for values in result.values()):
+            raise KeyError("count")
+        return content["split"], content["step"], result
 
 
 @contextmanager

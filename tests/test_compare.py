@@ -148,7 +148,7 @@ def test_results_are_those_of_the_runs(compared):
         rows = list(csv.DictReader(file))
     assert len(rows) == 2 * 3  # networks; tasks and all tasks right
     for row in rows:
-        step, accuracies = workdir.read_result(directory / row["folder"])
+        _, step, accuracies = workdir.read_result(directory / row["folder"])
         assert row["step"] == str(step)
         found = accuracies[row["task"]]["top1"]
         assert float(row["top1"]) == pytest.approx(found, abs=1e-6)

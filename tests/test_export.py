@@ -17,7 +17,7 @@ from PIL import Image
 import crl_jax
 from crl_jax import export, networks, workdir
 from crl_jax.errors import UserError
-from crl_jax.inference import model_card
+from crl_jax.inference import export_files, model_card
 
 PROJECT = Path(__file__).parents[1]
 NEEDS = {
@@ -103,6 +103,34 @@ def test_the_pillow_code_of_the_model_card_cuts_nearly_as_training_does(
         assert np.abs(difference).mean() < 4
 
 
+def test_the_pillow_code_scales_as_pictures_were_stored(trained, predictor, tmp_path):
+    """By `config.data.resize`; the fine pattern has another mean where it is not."""
+    from crl_jax.data import unlabelled
+
+    changes = {"data.resize": 20, "data.image_size": 16, "data.eval_crop": 0.4}
+    config = networks.with_settings(predictor.trained.run.config, changes)
+    run = dataclasses.replace(predictor.trained.run, config=config)
+    scaled = dataclasses.replace(predictor.trained, run=run)
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 256, (90, 70, 3), np.uint8)).save(
+        tmp_path / "a.png"
+    )
+    contents = export_files.files(scaled, trained[0], {"format": "stablehlo"})
+    card = contents["README.md"]
+    assert "more than 20 pixels in their shorter side are scaled down" in card
+    assert (
+        contents["preprocessor_config.json"]["largest_shorter_side_before_crop"] == 20
+    )
+    names = {}
+    exec(re.search(r"```python\n(import numpy.*?)\n\nimages = ", card, re.S)[1], names)
+    (batch,) = unlabelled.batches([tmp_path / "a.png"], config.data, 1)
+    difference = names["prepare"](tmp_path / "a.png").astype(int) - batch["image"][0]
+    assert np.abs(difference).mean() < 4
+    assert "LANCZOS" not in model_card.text(
+        predictor.trained, None, {"format": "stablehlo"}
+    )
+
+
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "CMYK", "L", "I;16"])
 def test_the_pillow_code_of_the_model_card_takes_pixels_of_all_kinds(
     predictor, mode, tmp_path
@@ -122,7 +150,7 @@ def test_the_pillow_code_of_the_model_card_takes_pixels_of_all_kinds(
         assert saved.mode == mode
     data = predictor.trained.run.config.data
     names = {}
-    code = model_card.text(predictor.trained, {}, {"format": "stablehlo"})
+    code = model_card.text(predictor.trained, None, {"format": "stablehlo"})
     exec(re.search(r"```python\n(import numpy.*?)\n\nimages = ", code, re.S)[1], names)
     (batch,) = unlabelled.batches([file], data, 1)
     assert batch["error"][0] == b""
@@ -232,33 +260,56 @@ def test_the_place_of_the_weights_that_it_began_with_does_not_travel(trained, tm
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
-        ({}, "a cross-residual multitask ResNet-12, branched from res5b, with cross"),
+        ({}, "a cross-residual multitask ResNet-12, branched from res5a, with cross"),
         (
-            {"cross.init": 0.0},
+            {"branch_from": "res5b"},  # where nothing crosses
             "label sets: a multitask ResNet-12, branched from res5b. ",
         ),
         (
+            {"cross.init": 0.0},
+            "label sets: a multitask ResNet-12, branched from res5a. ",
+        ),
+        (
             {"cross.init": 0.0, "fusion": "nddr"},
-            "a multitask ResNet-12, branched from res5b (the baseline nddr). ",
+            "a multitask ResNet-12, branched from res5a (the baseline nddr). ",
         ),
     ],
 )
-def test_the_card_says_which_network_it_is(predictor, changes, text):
+def test_the_card_says_which_network_it_is(trained, predictor, changes, text):
     config = predictor.trained.run.config
     for name, value in changes.items():
         config = networks.with_settings(config, {f"model.{name}": value})
     run = dataclasses.replace(predictor.trained.run, config=config)
-    trained = dataclasses.replace(predictor.trained, run=run)
-    assert text in model_card.text(trained, {}, {"format": "stablehlo"})
+    changed = dataclasses.replace(predictor.trained, run=run)
+    contents = export_files.files(changed, trained[0], {"format": "stablehlo"})
+    assert text in contents["README.md"]
+    tags = yaml.safe_load(contents["README.md"].split("---\n")[1])["tags"]
+    assert ("cross-residual" in tags) == ("cross-residual" in text)
 
 
-def test_a_run_that_has_not_ended_is_exported_without_accuracies(trained, tmp_path):
+@pytest.mark.parametrize("step", [None, 1])
+def test_accuracies_of_no_or_another_checkpoint_are_not_shown(trained, tmp_path, step):
     shutil.copytree(trained[0], tmp_path / "run")
-    (tmp_path / "run" / "result.json").unlink()
+    path = tmp_path / "run" / "result.json"
+    content = json.loads(path.read_text())
+    path.unlink()
+    if step is not None:
+        path.write_text(json.dumps(content | {"step": step}))
     export.export(tmp_path / "run", {"format": "stablehlo"}, tmp_path / "out")
     card = (tmp_path / "out" / "README.md").read_text("utf-8")
     assert "the training had not ended" in card
     assert "model-index" not in yaml.safe_load(card.split("---\n")[1])
+
+
+@pytest.mark.parametrize("name", ["result.json", "combinations.json"])
+def test_what_is_damaged_is_answered_before_anything_is_written(
+    trained, tmp_path, name
+):
+    shutil.copytree(trained[0], tmp_path / "run")
+    (tmp_path / "run" / name).write_text('{"combinations": [[7, 7]], "step": 3}')
+    with pytest.raises(UserError, match=f"{name} is damaged: delete it"):
+        export.export(tmp_path / "run", {"format": "stablehlo"}, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("content", [None, "[]", "3", "no JSON"])
@@ -276,9 +327,13 @@ def test_no_config_of_anything_else_is_overwritten(trained, tmp_path, content):
 
 
 def test_an_export_takes_the_place_of_an_earlier_one(trained, tmp_path):
+    run, out = tmp_path / "run", tmp_path / "out"
+    shutil.copytree(trained[0], run)
     for name in ("first", "second"):
-        export_to(trained, tmp_path, "stablehlo", data_name=name)
-    assert "# second: " in (tmp_path / "README.md").read_text("utf-8")
+        export_to((run, None), out, "stablehlo", data_name=name)
+        assert (out / "combinations.json").exists() == (name == "first")
+        (run / "combinations.json").unlink(missing_ok=True)
+    assert "# second: " in (out / "README.md").read_text("utf-8")
 
 
 def test_several_processes_export_nothing(trained, tmp_path, monkeypatch):

@@ -130,7 +130,7 @@ def test_two_processes_end_alike_and_the_first_alone_speaks(
     assert "all tasks right" in first
     said = [line for line in second.splitlines() if not line.startswith("[Gloo]")]
     assert said == []
-    _, result = workdir.read_result(tmp_path / "run")
+    _, _, result = workdir.read_result(tmp_path / "run")
     alone = evaluation.evaluate(tmp_path / "run", "test")
     assert result["hue"]["count"] == alone["hue"]["count"] == 7
     assert result["hue"]["map"] == pytest.approx(alone["hue"]["map"])

@@ -114,6 +114,7 @@ def test_the_hub_is_told_how_to_start_it(folder):
     assert (told["sdk"], told["app_file"]) == ("gradio", "app.py")
     assert told["sdk_version"] == importlib.metadata.version("gradio")
     assert told["python_version"] == f"{sys.version_info[0]}.{sys.version_info[1]}"
+    assert "cross-residual" in told["tags"]
     assert (told["title"], told["license_name"]) == ("Solid's {colours}", "CC0")
     assert "model-index" not in told
     assert "Licence of the data: CC0" in text

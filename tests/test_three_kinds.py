@@ -166,7 +166,7 @@ def test_predictions_in_every_format(run, predictor, listed, capsys):
     there = [
         [name in row["colours"] for name in kinds["colours"].names] for row in rows
     ]
-    _, result = workdir.read_result(run[0])
+    _, _, result = workdir.read_result(run[0])
     found = average_precision_score(there, colours)
     assert result["colours"]["map"] == pytest.approx(found, abs=1e-6)
     first = predictions[0]

@@ -175,6 +175,17 @@ def test_a_run_does_not_go_on_with_an_edited_manifest(trained, tmp_path):
         train(edited, directory)
 
 
+def test_a_result_is_json_whatever_its_numbers_are(tmp_path):
+    numbers = {"count": 2, "loss": np.inf, "top1": 0.5, "top5": np.nan, "mae": -np.inf}
+    workdir.write_result(tmp_path, "test", 3, {"a": numbers})
+    text = (tmp_path / "result.json").read_text()
+    json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    none = dict.fromkeys(("loss", "top5", "mae"), np.nan)
+    split, step, found = workdir.read_result(tmp_path)
+    assert (split, step) == ("test", 3)
+    np.testing.assert_equal(found, {"a": numbers | none})
+
+
 def test_workdir_that_is_a_file_or_empty(small_config, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="is a file; give a folder"):

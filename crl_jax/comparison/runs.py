@@ -1,11 +1,10 @@
 """The runs of a comparison: training those that are missing, reading what came out."""
 
-import csv
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from crl_jax import metrics, networks, run_check, workdir
+from crl_jax import logs, metrics, networks, run_check, workdir
 from crl_jax.comparison.plan import Plan, PlannedRun, Variant
 from crl_jax.comparison.together import seeds_at_once
 from crl_jax.errors import Diverged, UserError
@@ -121,19 +120,17 @@ def read_outcome(run: PlannedRun) -> Outcome:
     Raises:
       UserError: one of its files is damaged.
     """
-    step, test = workdir.read_result(run.folder)
-    log = run.folder / "metrics.csv"
+    _, step, test = workdir.read_result(run.folder)
     try:
-        with log.open(newline="", encoding="utf-8") as file:
-            rows = [row for row in csv.DictReader(file) if row["split"] == "val"]
+        rows = [row for row in logs.read_rows(run.folder) if row["split"] == "val"]
         chosen = [row for row in rows if int(row["step"]) == step][-1]
         val = {
             task: float(chosen[f"{task}_{kind.measures[0].name}"] or "nan")
             for task, kind in run.run.kinds.items()
         }
-    except (OSError, ValueError, LookupError, TypeError) as error:
+    except (UserError, LookupError) as error:
         raise UserError(
-            f"{log} lacks the validation at step {step}: delete {run.folder}, and the "
-            "same command trains it again."
+            f"{run.folder / 'metrics.csv'} lacks the validation at step {step}: delete "
+            f"{run.folder}, and the same command trains it again."
         ) from error
     return Outcome(run.variant, run.seed, run.folder, step, val, test)

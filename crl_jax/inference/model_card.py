@@ -1,21 +1,16 @@
-"""What travels with an exported network: labels, settings, and a model card.
+"""What a model card says to people."""
 
-The names and the layout are those of the Hugging Face Hub: `README.md` with metadata,
-`config.json`, `preprocessor_config.json`.
-"""
-
-import json
 import math
-import shutil
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import crl_jax
-from crl_jax import json_files, metrics
-from crl_jax.inference import exported, space
+from crl_jax import metrics
 from crl_jax.kinds import Categorical, Kinds, Multilabel, Regression
+from crl_jax.models.architecture import crosses
 from crl_jax.trained import Trained
+
+Result = tuple[str, metrics.Means]  # a split, and the measures on it
 
 _PAPER = "https://arxiv.org/abs/1604.01335"
 
@@ -53,7 +48,7 @@ def prepare(file):
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     transparent = image.convert("RGBA")
     image = Image.new("RGB", image.size, "white")
-    image.paste(transparent, mask=transparent)
+    image.paste(transparent, mask=transparent){scale}
     side = max(round({crop} * min(image.size)), 1)
     left, top = (image.width - side) // 2, (image.height - side) // 2
     how = Image.Resampling.BOX if side > 2 * {size} else Image.Resampling.BILINEAR
@@ -64,93 +59,49 @@ def prepare(file):
 images = np.stack([prepare("a.jpg"), prepare("b.jpg")])  # [B, H, W, 3] uint8"""
 
 
-def write(trained: Trained, folder: Path, workdir: Path, what: dict[str, str]) -> None:
-    """Writes all that belongs to a network but the network.
-
-    Args:
-      trained: the network.
-      folder: where it was exported to.
-      workdir: the run's folder, for its name, the accuracies that it ended with, and
-        which labels occur together.
-      what: `format`, and `data_name` and `data_license` as the user said them.
-
-    Raises:
-      UserError: it is to be a Space, and a package that one needs is not installed.
-    """
-    data = trained.run.config.data
-    description = {
-        "model_type": "crl_jax",
-        "architectures": ["MultitaskResNet"],
-        "library_version": crl_jax.__version__,
-        "image_size": data.image_size,
-        **exported.description(trained),
-    }
-    preprocessor = {
-        "image_processor_type": "crl_jax",
-        "do_center_crop": True,
-        "crop_share_of_shorter_side": data.eval_crop,
-        "do_resize": True,
-        "size": {"height": data.image_size, "width": data.image_size},
-        # The network does these itself.
-        "do_rescale": False,
-        "do_normalize": False,
-    }
-    json_files.write(folder / "config.json", description)
-    json_files.write(folder / "preprocessor_config.json", preprocessor)
-    if (combinations := workdir / "combinations.json").exists():
-        shutil.copy(combinations, folder)
-    result = _result(workdir)
-    if what["format"] == "space":
-        title = _line(what.get("data_name") or workdir.resolve().name)
-        space.write(folder, title)
-        metadata = space.settings(title)
-    else:
-        metadata = _metadata(trained, result, what)
-    if license_name := what.get("data_license"):
-        metadata |= {"license": "other", "license_name": license_name}
-    # JSON is YAML, too.
-    head = "".join(f"{key}: {json.dumps(value)}\n" for key, value in metadata.items())
-    card = f"---\n{head}---\n\n{text(trained, result, what)}"
-    (folder / "README.md").write_text(card, "utf-8")
+# With `config.data.resize`, as pictures are scaled before they are stored for training.
+_SCALE = """
+    scale = {resize} / min(image.size)
+    if scale < 1:
+        sides = tuple(max(round(scale * side), 1) for side in image.size)
+        image = image.resize(sides, Image.Resampling.LANCZOS)"""
 
 
-def _result(workdir: Path) -> dict[str, Any]:
-    """Returns what the run ended with; empty if it has not ended."""
-    path = workdir / "result.json"
-    return json_files.read(path) if path.exists() else {}
-
-
-def text(trained: Trained, result: dict[str, Any], what: dict[str, str]) -> str:
+def text(trained: Trained, result: Result | None, what: dict[str, str]) -> str:
     """Returns what the model card says to people, in Markdown.
 
     Args:
       trained: the network.
-      result: content of the run's `result.json`, or empty.
-      what: see `write`.
+      result: what the run ended with, if that is known.
+      what: see `export_files.files`.
     """
-    run, data, name = trained.run, trained.run.config.data, _name(trained, what)
+    run, data, called = trained.run, trained.run.config.data, name(trained, what)
     tasks = ", ".join(f"{task} ({kind.size})" for task, kind in run.kinds.items())
     classes = _table(
         "| task | classes |\n|---|---:|",
         (f"| {_cell(task)} | {kind.size} |" for task, kind in run.kinds.items()),
     )
-    prepare = _PREPARE.format(crop=data.eval_crop, size=data.image_size)
+    licence = line(what.get("data_license", _UNKNOWN))
+    scale = _SCALE.format(resize=data.resize) if data.resize else ""
+    prepare = _PREPARE.format(crop=data.eval_crop, size=data.image_size, scale=scale)
+    largest = f"those of more than {data.resize} pixels in their shorter side are"
+    scaled = f"{largest} scaled down to that, " if data.resize else ""
     return "\n\n".join(
         [
-            f"# {name}: {tasks}",
+            f"# {called}: {tasks}",
             _introduction(trained),
             "## Trained on",
-            f"{name}. Licence of the data: {_line(what.get('data_license', _UNKNOWN))}",
+            f"{called}. Licence of the data: {licence}",
             classes,
             _outputs(run.kinds),
             "## Accuracy",
             _accuracies(result, run.kinds),
             "## Use",
-            "Pictures are turned upright, what is transparent becomes white, and "
-            f"they are cut to the middle {data.eval_crop:.4g} of their shorter side, "
-            f"and resized to {data.image_size} x {data.image_size}; the network does "
-            "the rest. In training this was done by TensorFlow; Pillow does "
-            "nearly the same:",
+            "Pictures are turned upright, what is transparent becomes white, "
+            f"{scaled}and they are cut to the middle {data.eval_crop:.4g} of their "
+            f"shorter side, and resized to {data.image_size} x {data.image_size}; the "
+            "network does the rest. In training this was done by TensorFlow; Pillow "
+            "does nearly the same:",
             f"```python\n{prepare}\n```",
             f"```python\n{_USE[what['format']]}\n```",
             "## Limits",
@@ -166,7 +117,7 @@ def _introduction(trained: Trained) -> str:
     network = f"multitask ResNet-{model.depth}, branched from {model.branch_from}"
     if model.fusion != "none":
         network += f" (the baseline {model.fusion})"
-    elif model.cross.init or model.cross.learned:
+    elif crosses(model, tasks):
         start = "learned from" if model.cross.learned else "fixed at"
         network = (
             f"cross-residual {network}, with cross weights ({model.cross.kind}) "
@@ -191,33 +142,10 @@ _LIMITS = (
 )
 
 
-def _name(trained: Trained, what: dict[str, str]) -> str:
+def name(trained: Trained, what: dict[str, str]) -> str:
+    """Returns what the data are called; see `export_files.files`."""
     data = trained.run.config.data
-    return _line(what.get("data_name") or data.tfds or Path(data.manifest).stem)
-
-
-def _metadata(
-    trained: Trained, result: dict[str, Any], what: dict[str, str]
-) -> dict[str, Any]:
-    """Returns what the Hub wants to know of a model."""
-    name = _name(trained, what)
-    fields: dict[str, Any] = {
-        "library_name": "crl_jax",
-        "pipeline_tag": "image-classification",
-        "tags": ["multitask", "cross-residual", "jax", "flax", what["format"]],
-    }
-    values = [
-        {
-            "task": {"type": "image-classification", "name": task},
-            "dataset": {"type": name, "name": name, "split": result["split"]},
-            "metrics": [{"type": "accuracy", "value": round(of["top1"], 4)}],
-        }
-        for task, of in result.get("result", {}).items()
-        if task != metrics.JOINT and of.get("top1") is not None
-    ]
-    if values:
-        fields["model-index"] = [{"name": f"{name}-crl_jax", "results": values}]
-    return fields
+    return line(what.get("data_name") or data.tfds or Path(data.manifest).stem)
 
 
 def _outputs(kinds: Kinds) -> str:
@@ -234,29 +162,26 @@ def _outputs(kinds: Kinds) -> str:
     return text
 
 
-def _accuracies(result: dict[str, Any], kinds: Kinds) -> str:
+def _accuracies(result: Result | None, kinds: Kinds) -> str:
     """Returns a table a kind, of the first two measures of each."""
-    if not result:
-        return "Not known: the training had not ended."
-    numbers = {
-        task: {n: math.nan if v is None else v for n, v in values.items()}
-        for task, values in result["result"].items()
-    }
+    if result is None:
+        return "Not known: the training had not ended with this checkpoint."
+    split, measured = result
     tables: dict[str, list[str]] = {}
-    for task in metrics.measures(kinds):
+    for task in filter(measured.__contains__, metrics.measures(kinds)):
         kind = Categorical if task == metrics.JOINT else type(kinds[task])
         shown = kind.measures[:2]
         columns = " | ".join(measure.title for measure in shown)
         head = f"| task | pictures | {columns} |\n|---|---:|---:|---:|"
         what = "all tasks right" if task == metrics.JOINT else _cell(task)
-        of = numbers[task]
+        of = measured[task]
         cells = " | ".join(m.text(of.get(m.name, math.nan)) for m in shown)
-        line = f"| {what} | {of['count']:,} | {cells} |"
-        tables.setdefault(head, []).append(line)
+        row = f"| {what} | {of['count']:,} | {cells} |"
+        tables.setdefault(head, []).append(row)
     text = "\n\n".join(_table(head, lines) for head, lines in tables.items())
     numeric = any(isinstance(kind, Regression) for kind in kinds.values())
     unit = "In percent" + (", but MAE and Pearson are not" if numeric else "")
-    return f"{unit}, split {result['split']}:\n\n{text}"
+    return f"{unit}, split {split}:\n\n{text}"
 
 
 def _table(head: str, lines: Iterable[str]) -> str:
@@ -267,5 +192,6 @@ def _cell(text: str) -> str:
     return text.replace("|", "\\|")
 
 
-def _line(text: str) -> str:
+def line(text: str) -> str:
+    """Returns a text in one line."""
     return " ".join(text.split())

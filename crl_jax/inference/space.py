@@ -67,12 +67,11 @@ def write(folder: Path, title: str) -> None:
       title: of the page.
 
     Raises:
-      UserError: one of the packages is not installed; or see `check`.
+      UserError: see `check`.
     """
     check(folder)
     package = Path(crl_jax.__file__).parent
-    pins = (f"{name}=={_version(name)}\n" for name in PACKAGES)
-    (folder / "requirements.txt").write_text("".join(pins))
+    (folder / "requirements.txt").write_text(_requirements())
     (folder / "app.py").write_text(_APP.format(title=title), "utf-8")
     shutil.rmtree(folder / package.name, ignore_errors=True)
     ignored = shutil.ignore_patterns("__pycache__")
@@ -84,7 +83,12 @@ def write(folder: Path, title: str) -> None:
 
 
 def check(folder: Path) -> None:
-    """Raises UserError if `folder` has a `crl_jax` that no earlier export put there."""
+    """Raises UserError unless `folder` can become a Space.
+
+    It must have no `crl_jax` that no earlier export put there, and all that a Space
+    needs must be installed here.
+    """
+    _requirements()
     package = Path(crl_jax.__file__).parent
     there = folder / package.name
     # A clone has no app.py; the Space that this is part of has one.
@@ -95,8 +99,16 @@ def check(folder: Path) -> None:
         )
 
 
-def settings(title: str) -> dict[str, Any]:
+def _requirements() -> str:
+    return "".join(f"{name}=={_version(name)}\n" for name in PACKAGES)
+
+
+def settings(title: str, tags: list[str]) -> dict[str, Any]:
     """Returns what the Hub has to know to start `app.py`, for the head of `README.md`.
+
+    Args:
+      title: of the page.
+      tags: to find it by.
 
     Raises:
       UserError: Gradio is not installed.
@@ -108,7 +120,7 @@ def settings(title: str) -> dict[str, Any]:
         "python_version": ".".join(platform.python_version_tuple()[:2]),
         "app_file": "app.py",
         "pinned": False,
-        "tags": ["image-classification", "multitask", "cross-residual", "jax", "flax"],
+        "tags": ["image-classification", *tags],
     }
 
 
