@@ -7,18 +7,21 @@ tasks, cross weights, the best and the worst pictures, calibration, cost and con
 The pictures in it are of your data: mind their licences before you pass it on.
 """
 
+import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from crl_jax import cli
-from crl_jax.errors import UserError
 
 if TYPE_CHECKING:
     from crl_jax.evaluation import Evaluation
+    from crl_jax.reports.page import Section
 
 
-def write_report(workdir: Path, prepared: "Evaluation", out: Path) -> None:
+def write_report(
+    workdir: str | os.PathLike[str], prepared: "Evaluation", out: str | os.PathLike[str]
+) -> None:
     """Evaluates a run and writes its report.
 
     Args:
@@ -27,7 +30,27 @@ def write_report(workdir: Path, prepared: "Evaluation", out: Path) -> None:
       out: the file.
 
     Raises:
-      UserError: the file cannot be written.
+      UserError: the file cannot be written, the run's `metrics.csv` is damaged, or this
+        is one of several processes.
+    """
+    from crl_jax import devices
+    from crl_jax.reports import run_page
+    from crl_jax.whole_file import WholeFile
+
+    # All that can be wrong is answered before the evaluation, which may take long.
+    devices.check_alone("A report is written")
+    curves = run_page.curves(Path(workdir), prepared.trained.run.kinds)
+    with WholeFile(out, "--out") as file:
+        file.write(_report(Path(workdir).resolve().name, prepared, curves))
+
+
+def _report(name: str, prepared: "Evaluation", curves: "Section") -> str:
+    """Evaluates a run and returns its page.
+
+    Args:
+      name: of the run.
+      prepared: from `evaluation.prepare`.
+      curves: of the training.
     """
     from crl_jax import costs, networks
     from crl_jax.kinds import widths
@@ -53,7 +76,7 @@ def write_report(workdir: Path, prepared: "Evaluation", out: Path) -> None:
         name: costs.cost(networks.named(run.config, name), sizes) for name in "SMX"
     }
     sections = [
-        run_page.curves(workdir, run.kinds),
+        curves,
         run_page.classes(findings),
         run_page.grid(findings),
         other_kinds.several_labels(findings),
@@ -64,13 +87,8 @@ def write_report(workdir: Path, prepared: "Evaluation", out: Path) -> None:
         run_page.cost(by_network, speed),
         run_page.settings(trained),
     ]
-    name = workdir.resolve().name
     heading = run_page.overview(name, trained, prepared.split, result)
-    text = page.with_sections(f"{name}: report", heading, filter(None, sections))
-    try:
-        out.write_text(text, "utf-8")
-    except OSError as error:
-        raise UserError(f"--out={out} cannot be written: {error.strerror}.") from error
+    return page.with_sections(f"{name}: report", heading, filter(None, sections))
 
 
 def main() -> None:
@@ -90,7 +108,7 @@ def main() -> None:
     out = arguments.pop("out", arguments["workdir"] / "report.html")
     prepared = evaluation.prepare(**arguments)
     write_report(arguments["workdir"], prepared, out)
-    console.print(f"Wrote {out}", soft_wrap=True)
+    console.print(f"Wrote {out}, on the split {prepared.split}", soft_wrap=True)
 
 
 if __name__ == "__main__":

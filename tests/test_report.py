@@ -219,7 +219,8 @@ def test_report_stands_alone_and_says_what_evaluate_says(
         "sys.argv", ["report", f"--workdir={directory}", f"--out={out}"]
     )
     report.main()
-    assert capsys.readouterr().out == f"Wrote {out}\n"
+    assert capsys.readouterr().out == f"Wrote {out}, on the split test\n"
+    assert list(tmp_path.iterdir()) == [out]
     reader = Reader(out.read_text("utf-8"))
     assert "script" not in reader.tags
     assert all(link.startswith(("#", "data:image/")) for link in reader.links)
@@ -229,12 +230,33 @@ def test_report_stands_alone_and_says_what_evaluate_says(
     for title in ("Training", "Classes and confusions", "Cross weights", "Calibration"):
         assert title in reader.texts
     assert reader.tags.count("img") == 14  # 7 test pictures, the best and the worst
+    data = workdir.read(directory).config.data
+    for place in (data.dir, str(Path(data.manifest).parent)):
+        assert not any(place in text for text in reader.texts)
+    assert "'labels.csv'" in reader.texts  # config.data.manifest
 
 
-def test_report_that_cannot_be_written_is_answered(trained, tmp_path):
-    from crl_jax import evaluation
-    from crl_jax.errors import UserError
-
-    prepared = evaluation.prepare(trained[0], "test")
-    with pytest.raises(UserError, match="--out=.*cannot be written"):
-        report.write_report(trained[0], prepared, tmp_path)
+def test_what_would_spoil_a_report_is_answered_before_the_evaluation(
+    trained, tmp_path, monkeypatch
+):
+    directory = tmp_path / "run"
+    shutil.copytree(trained[0], directory)
+    prepared = evaluation.prepare(str(directory))
+    monkeypatch.setattr(evaluation, "evaluate_batches", lambda *_: 1 / 0)
+    for out in (tmp_path, tmp_path / "none" / "report.html"):
+        with pytest.raises(UserError, match=f"--out={out} cannot be written"):
+            report.write_report(str(directory), prepared, str(out))
+    out, log = tmp_path / "report.html", directory / "metrics.csv"
+    out.write_text("earlier")
+    with pytest.raises(ZeroDivisionError):
+        report.write_report(directory, prepared, out)
+    whole = log.read_text()
+    for saved in (whole.replace(",", ";"), whole.replace(",0.", ',"0,')):
+        log.write_text(saved)
+        with pytest.raises(UserError, match=r"metrics.csv is not as the run wrote it"):
+            report.write_report(directory, prepared, out)
+    monkeypatch.setattr("jax.process_count", lambda: 2)
+    with pytest.raises(UserError, match=r"A report is written by one process: start"):
+        report.write_report(directory, prepared, out)
+    assert {path.name for path in tmp_path.iterdir()} == {"run", "report.html"}
+    assert out.read_text() == "earlier"

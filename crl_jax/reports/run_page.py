@@ -1,6 +1,5 @@
 """The sections of a run's report, from what was found."""
 
-import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ import numpy as np
 from crl_jax import config, metrics
 from crl_jax.costs import Cost
 from crl_jax.kinds import Kinds, Measure
+from crl_jax.logs import read_rows
 from crl_jax.reports import charts, page
 from crl_jax.reports.findings import Answer, Findings
 from crl_jax.reports.page import Child, Element, Section, element
@@ -64,12 +64,12 @@ def _card(
 
 
 def curves(workdir: Path, kinds: Kinds) -> Section:
-    """Returns the first measure and the loss of each task as they were in training."""
-    path = workdir / "metrics.csv"
-    rows: list[dict[str, str]] = []
-    if path.exists():
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
+    """Returns the first measure and the loss of each task as they were in training.
+
+    Raises:
+      UserError: see `read_rows`.
+    """
+    rows = read_rows(workdir)
 
     def curve(column: str, split: str, style: str) -> charts.Curve:
         of_split = [row for row in rows if row["split"] == split and row.get(column)]
