@@ -1,18 +1,24 @@
 """A run's report: its numbers against plain loops, and a page that stands alone."""
 
 import dataclasses
+import gc
 import json
 import re
+import shutil
+import tracemalloc
+import weakref
 from html.parser import HTMLParser
+from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from crl_jax import devices, report
+from crl_jax import devices, evaluation, report, workdir
 from crl_jax import trained as trained_lib
-from crl_jax.kinds import Categorical
-from crl_jax.reports import charts, cross_weights, page, run_page
+from crl_jax.errors import UserError
+from crl_jax.kinds import Categorical, Multilabel
+from crl_jax.reports import charts, cross_weights, other_kinds, page, run_page
 from crl_jax.reports.findings import BINS, Findings
 
 CLASSES = {"hue": ("dark", "light"), "number": ("<b>one</b>", "two & more", "three")}
@@ -89,7 +95,11 @@ def test_confusions_and_calibration_are_those_of_a_plain_loop(findings, examples
         confusions[label, predicted] += 1
         which = next(k for k in range(BINS) if confidence <= (k + 1) / BINS + 1e-12)
         bins[which].append((label == predicted, confidence))
-    np.testing.assert_array_equal(findings.confusions(task), confusions)
+    found = np.zeros_like(confusions)
+    labels, predicted, counts = findings.confusions(task)
+    found[labels, predicted] = counts
+    np.testing.assert_array_equal(found, confusions)
+    assert np.all(counts)
     calibration = findings.calibration(task)
     assert calibration.counts.tolist() == list(map(len, bins))
     count = sum(map(len, bins))
@@ -133,6 +143,62 @@ def test_best_and_worst_are_ordered_by_the_probability_of_the_labels(
     order = sorted(scores, key=scores.__getitem__)
     assert [answer.file for answer in findings.worst] == order[:4]
     assert [answer.file for answer in findings.best] == order[:-5:-1]
+
+
+def test_a_picture_that_is_kept_holds_no_batch(examples):
+    found = Findings(KINDS, keep=4)
+    batches = [weakref.ref(batch["image"]) for batch, _ in examples]
+    for batch, logits in examples:
+        found.add(batch, logits)
+    expected = {
+        file: image.copy()
+        for batch, _ in examples
+        for file, image in zip(batch["file"], batch["image"], strict=True)
+    }
+    del batch, logits
+    examples.clear()
+    gc.collect()
+    assert [of() for of in batches] == [None] * 3
+    for answer in (*found.best, *found.worst):
+        assert answer.image.base is None
+        np.testing.assert_array_equal(answer.image, expected[answer.file.encode()])
+
+
+def test_many_classes_take_the_memory_of_the_pairs_that_occur():
+    count = 4000
+    kinds = {"pair": Categorical(tuple(map(str, range(count))))}
+    labels = np.array([5, 5, 5, 3999, -1], np.int32)
+    logits = np.zeros((5, count), np.float32)
+    logits[np.arange(5), [5, 7, 7, 0, 1]] = 9
+    files = np.array([b"%d.png" % i for i in range(5)], object)
+    image = np.zeros((5, 4, 4, 3), np.uint8)
+    found = Findings(kinds)
+    batch = {"image": image, "labels": {"pair": labels}, "file": files}
+    found.add(batch, {"pair": jnp.asarray(logits)})
+    tracemalloc.start()
+    _, body = run_page.classes(found)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2**21
+    texts = Reader(page.page("", *body)).texts
+    assert texts[texts.index("5 → 7") :][:3] == ["5 → 7", "2", "3"]
+    assert texts[texts.index("3999 → 0") :][:3] == ["3999 → 0", "1", "1"]
+    assert texts[texts.index("5") :][:3] == ["5", "33.33", "3"]
+
+
+def test_average_precision_is_that_of_logits_that_a_sigmoid_would_make_equal():
+    kind = Multilabel(("a", "b"))
+    logits = np.array([[30.0, 1.0], [40.0, -2.0], [50.0, 0.0]], np.float32)
+    labels = np.array([[0, 1], [0, 0], [1, 0]], np.int8)
+    files = np.array([b"%d.png" % i for i in range(3)], object)
+    image = np.zeros((3, 4, 4, 3), np.uint8)
+    found = Findings({"letters": kind})
+    batch = {"image": image, "labels": {"letters": labels}, "file": files}
+    found.add(batch, {"letters": jnp.asarray(logits)})
+    _, body = other_kinds.several_labels(found)
+    texts = Reader(page.page("", *body)).texts
+    assert texts[texts.index("a") :][:5] == ["a", "100.00", "1", "3", "1"]
+    assert kind.of_whole(logits, labels) == {"map": 1.0}
 
 
 def test_names_are_escaped_wherever_they_stand(findings):

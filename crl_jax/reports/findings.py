@@ -1,8 +1,9 @@
 """What a run's report says of its predictions, collected batch by batch."""
 
+import functools
 import heapq
 import itertools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import jax
@@ -11,6 +12,9 @@ import numpy as np
 
 from crl_jax.data import Batch
 from crl_jax.kinds import Kinds, categorical_classes
+
+# Labels, what they are predicted as, and how often: `[P]` each.
+Confusions = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 BINS = 15  # of confidence, as in Guo et al. 2017
 
@@ -48,52 +52,62 @@ class Findings:
     kinds: Kinds
     keep: int = 12
     _labels: dict[str, list[np.ndarray]] = field(default_factory=dict)
-    _answers: dict[str, list[np.ndarray]] = field(default_factory=dict)
+    # Of a task whose pictures have one class each, only what it says and how surely.
+    _predicted: dict[str, list[np.ndarray]] = field(default_factory=dict)
+    _confidence: dict[str, list[np.ndarray]] = field(default_factory=dict)
+    _logits: dict[str, list[np.ndarray]] = field(default_factory=dict)  # of the others
     _best: list[tuple[float, int, Answer]] = field(default_factory=list)
     _worst: list[tuple[float, int, Answer]] = field(default_factory=list)
     _count: itertools.count = field(default_factory=itertools.count)
 
     def add(self, batch: Batch, logits: Mapping[str, jax.Array]) -> None:
         """Adds the examples of a batch, without those that pad it."""
-        real = np.array([bool(file) for file in batch["file"]])
-        losses, labelled = np.zeros(real.sum()), np.zeros(real.sum(), int)
+        real = np.flatnonzero([bool(file) for file in batch["file"]])
+        losses, labelled = np.zeros(len(real)), np.zeros(len(real), int)
+        all_labels = {task: batch["labels"][task][real] for task in self.kinds}
+        answers: dict[str, np.ndarray] = {}
         for task, kind in self.kinds.items():
-            outputs = jnp.asarray(np.asarray(logits[task])[real])
-            labels = batch["labels"][task][real]
+            outputs, labels = np.asarray(logits[task])[real], all_labels[task]
+            answers[task] = np.asarray(kind.answer(jnp.asarray(outputs)))
             self._labels.setdefault(task, []).append(labels)
-            self._answers.setdefault(task, []).append(np.asarray(kind.answer(outputs)))
-            losses += np.asarray(kind.loss(outputs, jnp.asarray(labels)))
+            if task in self.classes:
+                said, surely = np.argmax(outputs, axis=1), np.max(answers[task], axis=1)
+                self._predicted.setdefault(task, []).append(said)
+                self._confidence.setdefault(task, []).append(surely)
+            else:
+                self._logits.setdefault(task, []).append(outputs)
+            losses += np.asarray(kind.loss(jnp.asarray(outputs), jnp.asarray(labels)))
             labelled += kind.is_labelled(labels)
         scores = -losses / np.maximum(labelled, 1)
-        files, images = batch["file"][real], batch["image"][real]
-        for i in np.flatnonzero(labelled).tolist():
-            file, score = files[i].decode("utf-8"), float(scores[i])
-            answer = self._answer(file, images[i], i, score)
-            self._keep(self._best, score, answer)
-            self._keep(self._worst, -score, answer)
 
-    def _answer(self, file: str, image: np.ndarray, i: int, score: float) -> Answer:
-        """Returns the answer for picture `i` of the last batch."""
-        kinds = self.kinds.items()
-        answers = {task: of[-1][i] for task, of in self._answers.items()}
-        return Answer(
-            file=file,
-            image=image,
-            labels={t: kind.label_text(self._labels[t][-1][i]) for t, kind in kinds},
-            predicted={t: kind.said(answers[t]) for t, kind in kinds},
-            brief={t: kind.brief(answers[t], 0) for t, kind in kinds},
-            score=score,
-        )
+        def answer(i: int) -> Answer:
+            """Returns the answer for a picture; it holds nothing of the batch."""
+            said, kinds = {t: of[i] for t, of in answers.items()}, self.kinds.items()
+            return Answer(
+                file=batch["file"][real[i]].decode("utf-8"),
+                image=batch["image"][real[i]].copy(),
+                labels={t: kind.label_text(all_labels[t][i]) for t, kind in kinds},
+                predicted={t: kind.said(said[t]) for t, kind in kinds},
+                brief={t: kind.brief(said[t], 0) for t, kind in kinds},
+                score=float(scores[i]),
+            )
+
+        for i in np.flatnonzero(labelled).tolist():
+            make = functools.partial(answer, i)
+            self._keep(self._best, float(scores[i]), make)
+            self._keep(self._worst, -float(scores[i]), make)
 
     def _keep(
-        self, heap: list[tuple[float, int, Answer]], score: float, answer: Answer
+        self,
+        heap: list[tuple[float, int, Answer]],
+        score: float,
+        make: Callable[[], Answer],
     ) -> None:
         """Keeps an answer if its score is among the highest; of equals the first."""
-        entry = (score, -next(self._count), answer)
         if len(heap) < self.keep:
-            heapq.heappush(heap, entry)
-        else:
-            heapq.heappushpop(heap, entry)
+            heapq.heappush(heap, (score, -next(self._count), make()))
+        elif score > heap[0][0]:
+            heapq.heapreplace(heap, (score, -next(self._count), make()))
 
     @property
     def best(self) -> list[Answer]:
@@ -105,17 +119,23 @@ class Findings:
         """Answers whose labels it thought least probable, the worst first."""
         return [answer for *_, answer in sorted(self._worst, reverse=True)]
 
-    @property
+    @functools.cached_property
     def classes(self) -> dict[str, tuple[str, ...]]:
         """The class names of the tasks whose pictures have one class each."""
         return categorical_classes(self.kinds)
 
-    def confusions(self, task: str) -> np.ndarray:
-        """Returns how often each label is predicted as which: `[K, K]`."""
-        labels, answers = self.labelled(task)
-        predicted, size = np.argmax(answers, axis=1), self.kinds[task].width
-        counts = np.bincount(labels * size + predicted, minlength=size * size)
-        return counts.reshape(size, size)
+    def confusions(self, task: str) -> Confusions:
+        """Returns which labels are predicted as which, and how often.
+
+        Returns:
+          Three arrays `[P]`, of the pairs that occur in rising order: the labels, what
+          they are predicted as, and the counts. K x K counts may not fit in memory.
+        """
+        labels = np.concatenate(self._labels[task]).astype(np.int64)
+        predicted, size = np.concatenate(self._predicted[task]), self.kinds[task].width
+        pairs = (labels * size + predicted)[labels >= 0]
+        pairs, counts = np.unique(pairs, return_counts=True)
+        return pairs // size, pairs % size, counts
 
     def grid(self, rows: str, columns: str) -> tuple[np.ndarray, np.ndarray]:
         """Returns how many pictures carry each pair of labels, and have both right.
@@ -128,8 +148,7 @@ class Findings:
           Two arrays `[K of rows, K of columns]`.
         """
         labels = [np.concatenate(self._labels[task]) for task in (rows, columns)]
-        answers = [np.concatenate(self._answers[task]) for task in (rows, columns)]
-        predicted = [np.argmax(of_task, axis=1) for of_task in answers]
+        predicted = [np.concatenate(self._predicted[task]) for task in (rows, columns)]
         labelled = (labels[0] >= 0) & (labels[1] >= 0)
         right = (labels[0] == predicted[0]) & (labels[1] == predicted[1])
         shape = (self.kinds[rows].width, self.kinds[columns].width)
@@ -141,9 +160,10 @@ class Findings:
 
     def calibration(self, task: str) -> "Calibration":
         """Returns how far the probabilities of a task can be believed."""
-        labels, answers = self.labelled(task)
-        confidence = np.max(answers, axis=1)
-        right = (labels == np.argmax(answers, axis=1)).astype(np.float64)
+        labels = np.concatenate(self._labels[task])
+        labelled = labels >= 0
+        confidence = np.concatenate(self._confidence[task])[labelled]
+        right = (labels == np.concatenate(self._predicted[task]))[labelled]
         # (k / BINS, (k + 1) / BINS]: what is exactly between goes to the lower bin.
         bins = np.clip(np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1)
         counts = np.bincount(bins, minlength=BINS)
@@ -153,10 +173,14 @@ class Findings:
         return Calibration(counts, mean_confidence, accuracy)
 
     def labelled(self, task: str) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the labels of N examples that have one, and the answers for them."""
+        """Returns the labels of N examples that have one, and the logits for them.
+
+        Args:
+          task: one whose pictures do not have one class each.
+        """
         labels = np.concatenate(self._labels[task])
         real = self.kinds[task].is_labelled(labels)
-        return labels[real], np.concatenate(self._answers[task])[real]
+        return labels[real], np.concatenate(self._logits[task])[real]
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,5 +1,6 @@
 """The sections of a run's report about tasks that are not of one class a picture."""
 
+import jax.numpy as jnp
 import numpy as np
 
 from crl_jax.kinds import Multilabel, Regression
@@ -26,10 +27,10 @@ def several_labels(findings: Findings) -> Section | None:
     return "Labels", [element("p", text, class_="pale"), *body]
 
 
-def _label_table(kind: Multilabel, labels: np.ndarray, answers: np.ndarray) -> Child:
+def _label_table(kind: Multilabel, labels: np.ndarray, logits: np.ndarray) -> Child:
     """Returns the labels from the worst to the best; those that never occur last."""
-    precision = kind.average_precisions(answers, labels)
-    there, found = kind.class_counts(labels), answers > 0.5
+    precision = kind.average_precisions(logits, labels)
+    there, found = kind.class_counts(labels), logits > 0
     right = np.sum(found & (labels == 1), axis=0)
     rows: list[list[Child]] = [
         [
@@ -48,11 +49,14 @@ def _label_table(kind: Multilabel, labels: np.ndarray, answers: np.ndarray) -> C
 
 def numbers(findings: Findings) -> Section | None:
     """Returns regressions' predictions against their labels; None without any."""
-    figures = [
-        charts.scatter_chart(f"{task}: predicted, against the label", *of_task)
-        for task, kind in findings.kinds.items()
-        if isinstance(kind, Regression) and len((of_task := findings.labelled(task))[0])
-    ]
+    figures = []
+    for task, kind in findings.kinds.items():
+        if isinstance(kind, Regression):
+            labels, outputs = findings.labelled(task)
+            title = f"{task}: predicted, against the label"
+            said = np.asarray(kind.answer(jnp.asarray(outputs)))
+            if len(labels):
+                figures.append(charts.scatter_chart(title, labels, said))
     if not figures:
         return None
     text = "A dot a picture; on the line, what is predicted is the label."

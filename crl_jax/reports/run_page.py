@@ -11,7 +11,7 @@ from crl_jax.costs import Cost
 from crl_jax.kinds import Kinds, Measure
 from crl_jax.logs import read_rows
 from crl_jax.reports import charts, page
-from crl_jax.reports.findings import Answer, Findings
+from crl_jax.reports.findings import Answer, Confusions, Findings
 from crl_jax.reports.page import Child, Element, Section, element
 from crl_jax.terminal import percent
 from crl_jax.trained import Trained
@@ -101,16 +101,26 @@ def classes(findings: Findings) -> Section | None:
     if not findings.classes:
         return None
     for task, names in findings.classes.items():
-        counts = findings.confusions(task)
-        lists = element("div", *_class_table(counts, names), *_confused(counts, names))
-        drawn = element("div", *_confusions(task, counts, names))
+        found = findings.confusions(task)
+        lists = element("div", *_class_table(found, names), *_confused(found, names))
+        drawn = element("div", *_confusions(task, found, names))
         body += [element("h3", task), element("div", lists, drawn, class_="beside")]
     return "Classes and confusions", body
 
 
-def _class_table(counts: np.ndarray, names: Sequence[str]) -> list[Child]:
+def _totals(found: Confusions, names: Sequence[str]) -> np.ndarray:
+    """Returns how often each label occurs, `[K]`."""
+    labels, _, counts = found
+    total = np.zeros(len(names), np.int64)
+    np.add.at(total, labels, counts)
+    return total
+
+
+def _class_table(found: Confusions, names: Sequence[str]) -> list[Child]:
     """Returns the classes from the worst to the best; long lists are folded."""
-    total, right = counts.sum(axis=1), np.diag(counts)
+    labels, predicted, counts = found
+    total, right = _totals(found, names), np.zeros(len(names), np.int64)
+    right[labels[labels == predicted]] = counts[labels == predicted]
     occurs = np.flatnonzero(total)
     accuracy = right / np.maximum(total, 1)
     rows: list[list[Child]] = [
@@ -126,24 +136,29 @@ def _class_table(counts: np.ndarray, names: Sequence[str]) -> list[Child]:
     return [first, element("details", summary, page.table(columns, more))]
 
 
-def _confused(counts: np.ndarray, names: Sequence[str]) -> list[Child]:
+def _confused(found: Confusions, names: Sequence[str]) -> list[Child]:
     """Returns the labels that are most often predicted as another."""
-    wrong = counts * ~np.eye(len(names), dtype=bool)
-    order = np.argsort(-wrong, axis=None, kind="stable")[:_LISTED]
-    pairs = [np.unravel_index(n, wrong.shape) for n in order if wrong.flat[n]]
-    if not pairs:
+    wrong, total = found[0] != found[1], _totals(found, names)
+    labels, predicted, counts = (of[wrong] for of in found)
+    order = np.argsort(-counts, kind="stable")[:_LISTED]
+    if not len(order):
         return [element("p", "No confusions.", class_="pale")]
     rows: list[list[Child]] = [
-        [f"{names[i]} → {names[j]}", f"{wrong[i, j]:,}", f"{counts[i].sum():,}"]
-        for i, j in pairs
+        [f"{names[i]} → {names[j]}", f"{count:,}", f"{total[i]:,}"]
+        for i, j, count in zip(
+            labels[order], predicted[order], counts[order], strict=True
+        )
     ]
     return [page.table(["label → predicted", "times", "of"], rows)]
 
 
-def _confusions(task: str, counts: np.ndarray, names: Sequence[str]) -> list[Child]:
+def _confusions(task: str, found: Confusions, names: Sequence[str]) -> list[Child]:
     """Returns a map of all confusions, unless the classes are too many."""
     if len(names) > _LARGEST_MAP:
         return []
+    labels, predicted, of_pairs = found
+    counts = np.zeros((len(names),) * 2, np.int64)
+    counts[labels, predicted] = of_pairs
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     shown = np.where(counts > 0, shares, np.nan)
     text = "Labels down, predictions across."
