@@ -231,10 +231,10 @@ def run(main: Callable[[], None]) -> None:
     try:
         main()
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        _print_error(f"error: {error}")
         _leave(2)
     except Stopped as stopped:
-        print(stopped, file=sys.stderr)
+        _print_error(str(stopped))
         sys.exit(128 + stopped.number)
     except BrokenPipeError:  # whoever read the output has had enough, such as head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -244,18 +244,24 @@ def run(main: Callable[[], None]) -> None:
         sys.exit(130)
     except Exception as error:
         if "RESOURCE_EXHAUSTED" in str(error):  # of JAX or TensorFlow
-            print(f"error: {_OUT_OF_MEMORY}", file=sys.stderr)
+            _print_error(f"error: {_OUT_OF_MEMORY}")
             _leave(2)
         traceback.print_exc()
         _leave(1)
 
 
 _OUT_OF_MEMORY = (
-    "A device has too little memory for this. Less need a smaller "
+    "A device has too little memory for this. What needs less: a smaller "
     "config.data.batch_size, config.train.accumulate=4 (a batch in four parts), "
-    "config.model.dtype=bfloat16, or config.model.remat=(2,3); --batch_size where a "
-    "network is trained already, and --together=1 where seeds are trained side by side."
+    "config.model.dtype=bfloat16, or config.model.remat=(2,3); for a network that is "
+    "trained already, a smaller --batch_size; for seeds side by side, --together=1."
 )
+
+
+def _print_error(message: str) -> None:
+    from crl_jax.terminal import printable  # its import takes time that --help has not
+
+    print(printable(message), file=sys.stderr)
 
 
 def _leave(status: int) -> NoReturn:

@@ -1,10 +1,12 @@
 """What a run prints: tables, lines, and a progress bar where there is a terminal."""
 
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
+from typing import Any, TextIO
 
 from rich.console import Console
 from rich.progress import (
@@ -15,11 +17,30 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
 LONG = 30.0  # seconds that a step may wait before it is told
 
-# Names of files and classes are printed as they are, brackets and colons too.
-console = Console(highlight=False, markup=False, emoji=False)
+_CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")  # but for the line end
+
+
+def printable(text: str) -> str:
+    """Returns a text that a terminal shows and does not obey, whatever is in it."""
+    return _CONTROL.sub("\ufffd", text)
+
+
+class PlainConsole(Console):
+    """Prints names of files and classes as they are, brackets and colons too."""
+
+    def __init__(self, file: TextIO | None = None) -> None:
+        super().__init__(file=file, highlight=False, markup=False, emoji=False)
+
+    def render_str(self, text: str, **how: Any) -> Text:
+        """Returns what is shown of a text, of a table's cell too."""
+        return super().render_str(printable(text), **how)
+
+
+console = PlainConsole()
 
 
 def print_table(

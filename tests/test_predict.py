@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import dataclasses
 import gc
 import io
 import json
@@ -293,6 +294,17 @@ def test_table_names_pictures_labels_and_refusals(trained, folder, monkeypatch, 
     assert max(map(len, text.splitlines())) <= 80
     for words in ("20.png", "dark", "light", "all tasks", "gone[1].png", "refused:"):
         assert words in text
+
+
+def test_what_a_file_is_called_does_not_steer_the_terminal(predictor):
+    name, table, rows = "a\x1b[2J\r.png", io.StringIO(), io.StringIO()
+    (prediction,) = predictor(b"broken")
+    refused = dataclasses.replace(prediction, file=name)
+    FORMATS["table"]([refused], predictor.kinds, 1, table)
+    assert "a\ufffd[2J\ufffd.png" in table.getvalue()
+    assert "\x1b" not in table.getvalue()
+    FORMATS["jsonl"]([refused], predictor.kinds, 1, rows)
+    assert json.loads(rows.getvalue())["file"] == name
 
 
 def test_a_picture_comes_from_the_standard_input(trained, folder):

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from crl_jax import checkpoints, devices, terminal
+from crl_jax import checkpoints, cli, devices, terminal
+from crl_jax.errors import UserError
 from crl_jax.train import train
 
 
@@ -22,6 +23,24 @@ def test_names_are_printed_as_they_are(name, capsys, monkeypatch):
     lines = capsys.readouterr().out.splitlines()
     assert sum(name in line for line in lines) == 3
     assert f"val top-1  {name} 50.00  joint –" in lines[-1]
+
+
+def test_what_would_steer_a_terminal_is_shown_instead(capsys):
+    name = "a\x1b]0;title\x07\x9b2Jb\r"
+    terminal.print_table(f"title {name}", [name, "number"], [[name, "1"]], name)
+    terminal.console.print(f"Wrote {name}\nand more", soft_wrap=True)
+
+    def refuse():
+        raise UserError(f"There is no {name}\nat all")
+
+    with pytest.raises(SystemExit, match="2"):
+        cli.run(refuse)
+    printed = capsys.readouterr()
+    shown = "a\ufffd]0;title\ufffd\ufffd2Jb\ufffd"
+    assert printed.out.count(shown) == 5
+    assert printed.err == f"error: There is no {shown}\nat all\n"
+    for text in printed:
+        assert not set(text.replace("\n", "")) & set(map(chr, range(32)))
 
 
 def test_a_stalled_input_is_told_of_while_it_lasts(monkeypatch, capsys):

@@ -5,18 +5,18 @@ import json
 from collections.abc import Callable, Iterable
 from typing import Any, TextIO
 
-from rich.console import Console
 from rich.table import Table
 
 from crl_jax.inference.prediction import Prediction
 from crl_jax.kinds import Kinds, categorical_classes
+from crl_jax.terminal import PlainConsole
 
 
 def write_table(
     predictions: Iterable[Prediction], kinds: Kinds, top: int, out: TextIO
 ) -> None:
     """Prints a block a picture: a column a task, a line a rank, the joint answer."""
-    console = Console(file=out, highlight=False, markup=False, emoji=False)
+    console = PlainConsole(out)
     console.print("Labels, each after its probability in percent")
     for prediction in predictions:
         console.print()
