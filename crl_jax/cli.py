@@ -243,8 +243,8 @@ def run(main: Callable[[], None]) -> None:
         print("Stopped.", file=sys.stderr)
         sys.exit(130)
     except Exception as error:
-        if "RESOURCE_EXHAUSTED" in str(error):  # of JAX or TensorFlow
-            _print_error(f"error: {_OUT_OF_MEMORY}")
+        if "RESOURCE_EXHAUSTED" in str(error) and "No space left" not in str(error):
+            _print_error(f"error: {_OUT_OF_MEMORY}\n{error}")
             _leave(2)
         traceback.print_exc()
         _leave(1)

@@ -65,6 +65,7 @@ def main() -> None:
     from crl_jax.comparison.comparison import compare
 
     devices.start()
+    devices.check_alone("Networks are compared")
     together = getattr(arguments, "together", 0)
     compare(what, arguments.workdir, sys.argv[1:], together)
 

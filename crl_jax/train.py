@@ -16,7 +16,6 @@ from crl_jax import (
     config_check,
     devices,
     metrics,
-    models,
     networks,
     optim,
     run_check,
