@@ -7,7 +7,6 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -23,7 +22,8 @@ CLASSES = {"noun": 4, "anp": 7}
 KINDS = {t: Categorical(tuple(map(str, range(k)))) for t, k in CLASSES.items()}
 
 
-def make(**changes):
+def prepare(**changes):
+    """A config and its network."""
     config = default()
     config.model.depth = 12
     config.model.width = 0.125
@@ -35,15 +35,27 @@ def make(**changes):
     for name, value in changes.items():
         config_check.set_field(config, name, value)
     config = config_check.with_tasks(config_check.check(config), CLASSES)
-    network = models.build(config, CLASSES)
+    return config, models.build(config, CLASSES)
+
+
+def optimizer_of(config, network):
     rate = optim.learning_rate(config.optim, 10)
-    optimizer = optim.make(config.optim, rate, step.gradient_norm(network))
-    key = jax.random.key(0)
+    return optim.make(config.optim, rate, step.gradient_norm(network))
+
+
+def step_of(config, network):
+    optimizer = optimizer_of(config, network)
+    return step.make_train_step(network, optimizer, config, KINDS)
+
+
+def make(**changes):
+    """What `prepare` returns, its step and its first state, which takes a while."""
+    config, network = prepare(**changes)
+    optimizer, key = optimizer_of(config, network), jax.random.key(0)
     state = jax.jit(
         lambda: train_state.create_state(network, optimizer, config, KINDS, key)
     )()
-    train_step = step.make_train_step(network, optimizer, config, KINDS)
-    return config, network, train_step, state
+    return config, network, step_of(config, network), state
 
 
 def make_batch(size=16, seed=0, missing=True):
@@ -106,7 +118,7 @@ def test_tasks_divided_over_devices_agree_with_one_device(changes):
     _, _, train_step, state = make(**changes)
     one, _ = run(train_step, state, make_batch(), devices=1)
 
-    config, network, train_step, state = make(**changes | {"train.task_devices": 2})
+    config, network = prepare(**changes | {"train.task_devices": 2})
     data_devices = 4 if config.model.sync_batch_norm else 1
     grid = np.array(jax.devices()[: 2 * data_devices]).reshape(data_devices, 2)
     mesh = Mesh(grid, (DATA_AXIS, TASK_AXIS))
@@ -189,7 +201,7 @@ def test_a_task_without_labels_leaves_the_others_gradient_alone():
     only_anp, zero_weight = make_batch(), make_batch()
     only_anp["labels"]["noun"][:] = -1
     _, _, train_step, state = make()
-    _, _, without_noun, _ = make(**{"tasks.noun.weight": 0.0})
+    without_noun = step_of(*prepare(**{"tasks.noun.weight": 0.0}))
     a, _ = run(train_step, state, only_anp, devices=2, steps=1)
     b, _ = run(without_noun, state, zero_weight, devices=2, steps=1)
     assert_close(a.variables, b.variables, 1e-6)
@@ -197,7 +209,7 @@ def test_a_task_without_labels_leaves_the_others_gradient_alone():
 
 def test_a_task_may_be_named_as_a_branched_layer():
     """Its head and its sums are not divided over devices, as the layer is."""
-    config, _, _, _ = make(**{"train.task_devices": 2})
+    config, _ = prepare(**{"train.task_devices": 2})
     layers = ["res5b", "stem"]
     names = dict(zip(layers, CLASSES.values(), strict=True))
     kinds = dict(zip(layers, KINDS.values(), strict=True))
@@ -228,7 +240,7 @@ def test_masked_mean_is_over_all_devices_however_labels_are_spread():
 @pytest.mark.parametrize("task_devices", [1, 2])
 def test_stages_computed_again_change_no_number_and_save_memory(task_devices):
     def mapped(remat):
-        config, network, _, _ = make(
+        config, network = prepare(
             **{"model.remat": remat, "train.task_devices": task_devices}
         )
         grid = np.array(jax.devices()[:task_devices]).reshape(1, task_devices)
@@ -249,7 +261,7 @@ def test_gradient_accumulation_matches_the_large_batch():
     half = make_batch(8)
     twice = jax.tree.map(lambda x: np.concatenate([x, x]), half)
     _, _, whole, state = make()
-    _, _, in_parts, _ = make(**{"train.accumulate": 2})
+    in_parts = step_of(*prepare(**{"train.accumulate": 2}))
     a, sums_a = run(whole, state, twice, devices=1, steps=1)
     b, sums_b = run(in_parts, state, twice, devices=1, steps=1)
     assert_close(a.variables["params"], b.variables["params"])
@@ -290,121 +302,6 @@ def test_the_average_is_evaluated_where_there_is_one():
     state, _ = run(train_step, state, make_batch(), devices=1, steps=1)
     chex.assert_trees_all_equal(state.evaluated, state.average)
     assert state.replace(average=None).evaluated is state.variables
-
-
-def test_weight_decay_touches_kernels_only():
-    config, _, _, state = make()
-    mask = optim.is_kernel(state.variables["params"])
-    for path, marked in jax.tree.leaves_with_path(mask):
-        assert marked == (path[-1].key == "kernel")
-    learned = {"res5b_cross": {"weight": jnp.ones(2)}, "head": {"kernel": jnp.ones(2)}}
-    marked = optim.is_kernel(learned)
-    assert marked == {"res5b_cross": {"weight": False}, "head": {"kernel": True}}
-
-
-def test_sgd_against_the_rule_in_numpy():
-    """v = m v + (g + d w); w = w - r v, on a kernel; no decay on a bias."""
-    config = config_check.check(default())
-    optimizer = optim.make(config.optim, lambda count: 0.1)
-    params = {"kernel": jnp.array([1.0, -2.0]), "bias": jnp.array([3.0])}
-    state = optimizer.init(params)
-    kernel, bias = np.array([1.0, -2.0]), np.array([3.0])
-    v_kernel, v_bias = np.zeros(2), np.zeros(1)
-    for _ in range(3):
-        gradients = {"kernel": jnp.array([0.5, 0.25]), "bias": jnp.array([1.0])}
-        updates, state = optimizer.update(gradients, state, params)
-        params = optax.apply_updates(params, updates)
-        v_kernel = 0.9 * v_kernel + np.array([0.5, 0.25]) + 1e-4 * kernel
-        v_bias = 0.9 * v_bias + np.array([1.0])
-        kernel, bias = kernel - 0.1 * v_kernel, bias - 0.1 * v_bias
-    np.testing.assert_allclose(params["kernel"], kernel, rtol=1e-6)
-    np.testing.assert_allclose(params["bias"], bias, rtol=1e-6)
-
-
-def updated_kernel(gradients, **changes):
-    """The kernel [1, -2] after a step of rate 0.1 along each of the gradients."""
-    config = default()
-    for name, value in changes.items():
-        config_check.set_field(config, f"optim.{name}", value)
-    optimizer = optim.make(config_check.check(config).optim, lambda count: 0.1)
-    params = {"kernel": jnp.array([1.0, -2.0])}
-    state = optimizer.init(params)
-    for gradient in gradients:
-        updates, state = optimizer.update({"kernel": gradient}, state, params)
-        params = optax.apply_updates(params, updates)
-    return params["kernel"]
-
-
-GRADIENTS = np.array([[0.5, 0.25], [-1.0, 2.0], [0.1, 0.0]], np.float32)
-
-
-def test_nesterov_against_the_rule_in_numpy():
-    """v = m v + g; w = w - r (g + m v), where g includes the decay."""
-    w, v = np.array([1.0, -2.0]), np.zeros(2)
-    for gradient in GRADIENTS:
-        g = gradient + 1e-2 * w
-        v = 0.9 * v + g
-        w = w - 0.1 * (g + 0.9 * v)
-    result = updated_kernel(GRADIENTS, nesterov=True, weight_decay=1e-2)
-    np.testing.assert_allclose(result, w, rtol=1e-5)
-
-
-def test_adamw_against_the_rule_in_numpy():
-    """w = w - r (m / (sqrt(s) + e) + d w), m and s without their bias."""
-    w, m, s = np.array([1.0, -2.0]), np.zeros(2), np.zeros(2)
-    for i, g in enumerate(GRADIENTS, start=1):
-        m, s = 0.9 * m + 0.1 * g, 0.999 * s + 0.001 * g**2
-        unbiased_m, unbiased_s = m / (1 - 0.9**i), s / (1 - 0.999**i)
-        w = w - 0.1 * (unbiased_m / (np.sqrt(unbiased_s) + 1e-8) + 1e-2 * w)
-    result = updated_kernel(GRADIENTS, name="adamw", weight_decay=1e-2)
-    np.testing.assert_allclose(result, w, rtol=1e-5)
-
-
-@pytest.mark.parametrize("name", ["sgd", "adamw"])
-def test_optimisers_clip_and_average(name):
-    changes = {"optim.name": name, "optim.clip_norm": 0.1, "optim.ema": 0.5}
-    _, _, train_step, state = make(**changes | {"optim.learning_rate": 0.01})
-    after, _ = run(train_step, state, make_batch(), devices=1, steps=1)
-    before = jax.device_get(state)
-    # At step 0 the average keeps min(0.5, 1 / 10) of itself.
-    expected = jax.tree.map(
-        lambda old, new: 0.1 * old + 0.9 * new, before.average, after.variables
-    )
-    assert_close(after.average, expected, 1e-6)
-    if name == "sgd":  # the first update is the clipped gradient times the rate
-        moved = jax.tree.map(
-            lambda a, b: a - b, after.variables["params"], before.variables["params"]
-        )
-        rate = float(optim.learning_rate(make(**changes)[0].optim, 10)(0))
-        assert float(optax.tree.norm(moved)) < 0.11 * rate * 1.01
-
-
-@pytest.mark.parametrize("schedule", ["cosine", "step", "constant"])
-def test_learning_rate_schedules(schedule):
-    config = default().optim
-    config.schedule, config.learning_rate, config.warmup = schedule, 1.0, 0.1
-    rate = optim.learning_rate(config, 100)
-    rates = np.array([float(rate(i)) for i in range(100)])
-    assert 0 < rates[0] < rates[5] < rates[9] < 1
-    assert rates[10] == 1.0
-    progress = (np.arange(10, 100) - 10) / 90
-    expected = {
-        "cosine": 0.5 * (1 + np.cos(np.pi * progress)),
-        "step": np.where(
-            np.arange(10, 100) < 50, 1.0, np.where(np.arange(10, 100) < 75, 0.1, 0.01)
-        ),
-        "constant": np.ones(90),
-    }
-    np.testing.assert_allclose(rates[10:], expected[schedule], rtol=1e-4, atol=1e-6)
-
-
-def test_two_falls_of_the_rate_on_the_same_step_both_count():
-    config = default().optim
-    config.schedule, config.learning_rate, config.warmup = "step", 1.0, 0.0
-    config.decay_at = (0.8, 0.85)
-    rate = optim.learning_rate(config, 10)
-    rates = [float(rate(i)) for i in range(10)]
-    np.testing.assert_allclose(rates, [1.0] * 8 + [0.01] * 2, rtol=1e-6)
 
 
 def test_batch_that_does_not_divide_over_the_devices():
