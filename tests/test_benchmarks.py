@@ -1,4 +1,4 @@
-"""Each benchmark runs, at its smallest size."""
+"""Each benchmark runs, at its smallest size; those that take longest in `make slow`."""
 
 import csv
 import importlib.util
@@ -135,6 +135,7 @@ custom_call_target="multiply"
     }
 
 
+@pytest.mark.slow
 def test_tasks(tmp_path):
     small = ("--width=0.125", "--tasks=2", "--counts", "1", "2")
     printed, found = run("tasks", tmp_path, *TINY, *small, "--repeats=1")
@@ -144,6 +145,7 @@ def test_tasks(tmp_path):
         assert_seconds(part, 1)
 
 
+@pytest.mark.slow
 def test_memory(tmp_path):
     stages = ("--stages", "none", "2345")
     _, found = run("memory", tmp_path, *TINY, *stages, "--repeats=1")
@@ -198,6 +200,7 @@ def test_harder_labels(tmp_path):
     assert len(again) == 60 + 6
 
 
+@pytest.mark.slow
 def test_scaling(tmp_path):
     meshes = ("--meshes", "1x1", "2x2")
     _, found = run("scaling", tmp_path, *TINY, *meshes, "--repeats=1")
@@ -205,6 +208,7 @@ def test_scaling(tmp_path):
     assert found["state_bytes"]["2x2"] < found["state_bytes"]["1x1"]
 
 
+@pytest.mark.slow
 def test_startup(tmp_path):
     _, found = run("startup", tmp_path, *TINY, "--repeats=1")
     assert_seconds(found["answers"], 1)
@@ -212,6 +216,7 @@ def test_startup(tmp_path):
     assert warm["compile the step"][1] < cold["compile the step"][1]  # of the CPU
 
 
+@pytest.mark.slow
 def test_vso_size_prints_its_table(tmp_path):
     done = subprocess.run(
         [
@@ -239,6 +244,7 @@ def test_vso_size_prints_its_table(tmp_path):
     assert len(list((tmp_path / "vso" / "images").glob("*/*.jpg"))) == 300
 
 
+@pytest.mark.slow
 def test_export_prints_the_speed_of_each_format(trained):
     command = [sys.executable, "-m", "benchmarks.export", f"--workdir={trained[0]}"]
     done = subprocess.run(
