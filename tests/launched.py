@@ -1,6 +1,7 @@
 """Runs in processes of their own, and what they leave in their folder."""
 
 import os
+import shutil
 import subprocess
 import sys
 from contextlib import closing
@@ -50,6 +51,15 @@ def finish(process: subprocess.Popen[str]) -> str:
     out, error = process.communicate(timeout=900)
     assert process.returncode == 0, error[-2000:]
     return out
+
+
+def rewind(whole: Path, directory: Path, step: int) -> None:
+    """Copies a finished run as one that was stopped, with a checkpoint of `step`."""
+    shutil.copytree(whole, directory)
+    (directory / "result.json").unlink()
+    for checkpoint in (directory / "checkpoints").glob("[0-9]*"):
+        if int(checkpoint.name) > step:
+            shutil.rmtree(checkpoint)
 
 
 def abstract_state(directory: Path) -> Any:

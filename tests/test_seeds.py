@@ -1,14 +1,13 @@
 """Runs that differ in their seed, trained as one program, beside each run alone."""
 
 import csv
-import itertools
 
 import chex
 import launched
 import numpy as np
 import pytest
 
-from crl_jax import config_check, devices, networks
+from crl_jax import config_check, networks
 from crl_jax.data import stream
 from crl_jax.errors import UserError
 from crl_jax.train import train, train_seeds
@@ -83,34 +82,20 @@ def test_seeds_differ(together):
         assert_same_run(a, b)
 
 
-def stop_in_the_fourth_step(monkeypatch, train, *arguments):
-    """Trains, and ends it as a kill would."""
-    prefetch = devices.prefetch
-
-    def three_steps(batches, mesh):
-        yield from itertools.islice(prefetch(batches, mesh), 3)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(devices, "prefetch", three_steps)
-        with pytest.raises(StopIteration):
-            train(*arguments)
-
-
-def test_runs_that_stand_at_different_steps_go_on(
-    config, together, tmp_path, monkeypatch
-):
+def test_runs_that_stand_at_different_steps_go_on(config, alone, together, tmp_path):
     """One has done two steps alone, the other has not begun."""
     folders = {seed: tmp_path / str(seed) for seed in SEEDS}
     first = SEEDS[0]
-    stop_in_the_fourth_step(monkeypatch, train, seeded(config, first), folders[first])
+    launched.rewind(alone[first][0], folders[first], step=2)
     train_seeds(config, folders)
     for seed in SEEDS:
         assert_same_run(folders[seed], together[seed][0])
 
 
-def test_runs_that_were_stopped_go_on(config, together, tmp_path, monkeypatch):
+def test_runs_that_were_stopped_go_on(config, together, tmp_path):
     folders = {seed: tmp_path / str(seed) for seed in SEEDS}
-    stop_in_the_fourth_step(monkeypatch, train_seeds, config, folders)
+    for seed in SEEDS:
+        launched.rewind(together[seed][0], folders[seed], step=2)
     train_seeds(config, folders)
     for seed in SEEDS:
         whole = launched.saved_state(together[seed][0])

@@ -1,8 +1,9 @@
 """Weightings of the tasks, against their formulas in NumPy and whole runs."""
 
 import csv
-import itertools
+from contextlib import closing
 
+import chex
 import jax
 import jax.numpy as jnp
 import launched
@@ -17,6 +18,7 @@ from crl_jax import (
     networks,
     weighting,
 )
+from crl_jax.checkpoints import Checkpoints
 from crl_jax.config import default
 from crl_jax.errors import UserError
 from crl_jax.kinds import Categorical
@@ -320,25 +322,13 @@ def test_tasks_divided_over_devices_agree_with_one_device(name):
     )
 
 
-@pytest.mark.parametrize("name", ["uncertainty", "dwa", "gradnorm"])  # which remember
-def test_a_stopped_run_ends_as_an_undisturbed_one(
-    small_config, tmp_path, monkeypatch, name
-):
+def test_a_stopped_run_ends_as_an_undisturbed_one(small_config, tmp_path):
     small_config.model.branch_from = "res5a"
-    small_config.optim.weighting = name
+    small_config.optim.weighting = "gradnorm"
     small_config.optim.learning_rate = 0.02
     small_config.train.steps = 4
     train(small_config, tmp_path / "whole")
-    prefetch = devices.prefetch
-
-    def stops_after_three_batches(batches, mesh):
-        yield from itertools.islice(prefetch(batches, mesh), 3)
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(devices, "prefetch", stops_after_three_batches)
-        with pytest.raises(KeyboardInterrupt):
-            train(small_config, tmp_path / "stopped")
+    launched.rewind(tmp_path / "whole", tmp_path / "stopped", step=2)
     train(small_config, tmp_path / "stopped")
     a, b = (launched.saved_state(tmp_path / d) for d in ("whole", "stopped"))
     jax.tree.map(np.testing.assert_array_equal, a, b)
@@ -349,6 +339,26 @@ def test_a_stopped_run_ends_as_an_undisturbed_one(
     for row in rows:
         assert np.isfinite([float(row["hue_loss"]), float(row["number_loss"])]).all()
         assert 0 < float(row["hue_weight"]) + float(row["number_weight"]) < 5
+
+
+@pytest.mark.parametrize("name", ["uncertainty", "dwa", "gradnorm"])
+def test_what_a_method_remembers_is_in_a_checkpoint(name, tmp_path):
+    config = make_config(name)
+    network, mesh = models.build(config, CLASSES), devices.make_mesh()
+    abstract = Program(config, KINDS, network, mesh, lambda _: 0.1).abstract_state
+    method = weighting.make(config, network)
+    remembered, _ = method.update(
+        method.start(), jnp.ones(2), jnp.asarray(LOSSES[0]), BOTH, jnp.eye(2)
+    )
+    chex.assert_trees_all_equal_shapes_and_dtypes(remembered, abstract.weighting)
+    zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), abstract)
+    state = zeros.replace(weighting=jax.device_get(remembered))
+    places = jax.tree.map(lambda x: x.sharding, abstract)
+    with closing(Checkpoints(tmp_path)) as saved:
+        saved.save(jax.device_put(state, places), 1)
+        saved.wait()
+        _, restored = saved.restore_latest(abstract)
+    chex.assert_trees_all_equal(jax.device_get(restored), state)
 
 
 @pytest.mark.parametrize(
