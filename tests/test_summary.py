@@ -1,5 +1,9 @@
 """The summary: the paper's numbers, and costs against counts by hand."""
 
+import contextlib
+import io
+import sys
+
 import pytest
 
 from crl_jax import cli, costs, networks, summary
@@ -9,21 +13,34 @@ from crl_jax.errors import UserError
 PAPER = {"noun": 167, "adjective": 117, "anp": 553}
 
 
-def test_summary_of_vso_prints_the_numbers_of_the_paper(monkeypatch, capsys):
-    monkeypatch.setattr("sys.argv", ["summary", "--config=configs/vso.py"])
-    summary.main()
-    text = capsys.readouterr().out
+@pytest.fixture(scope="module")
+def of_the_paper():
+    """What the summary of the paper's networks prints, and the costs that it counts."""
+    counted, cost = [], costs.cost
+
+    def counting(*network):
+        counted.append(cost(*network))
+        return counted[-1]
+
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        contextlib.redirect_stdout(io.StringIO()) as text,
+    ):
+        patch.setattr(costs, "cost", counting)
+        patch.setattr(sys, "argv", ["summary", "--config=configs/vso.py"])
+        summary.main()
+    return text.getvalue(), dict(zip("SMX", counted, strict=True))
+
+
+def test_summary_of_vso_prints_the_numbers_of_the_paper(of_the_paper):
+    text, _ = of_the_paper
     for number in ("72,239,109", "43,073,413", "43.07", "40.4%"):
         assert number in text
     assert max(len(line) for line in text.splitlines()) <= 80
 
 
-def test_costs_of_resnet_50_by_hand():
-    config = cli.load_config("configs/vso.py")
-    by_name = {
-        name: costs.cost(networks.named(config, name), PAPER)
-        for name in networks.NETWORKS
-    }
+def test_costs_of_resnet_50_by_hand(of_the_paper):
+    _, by_name = of_the_paper
     assert by_name["S"].branch == 23_508_032
     assert by_name["S"].heads == {
         "noun": 342_183,
