@@ -97,13 +97,34 @@ def new_config(solid_pictures: Path, shards: Path) -> Callable[[], ConfigDict]:
     return make
 
 
+@pytest.fixture(scope="session")
+def new_small_config(new_config: Callable[[], ConfigDict]) -> Callable[[], ConfigDict]:
+    """Makes configs of `new_config` that evaluate every other step and log each."""
+
+    def make() -> ConfigDict:
+        config = new_config()
+        config.train.eval_every = 2
+        config.train.log_every = 1
+        return config
+
+    return make
+
+
 @pytest.fixture
-def small_config(new_config: Callable[[], ConfigDict]) -> ConfigDict:
-    """A config of `new_config` that evaluates every other step and logs each."""
-    config = new_config()
-    config.train.eval_every = 2
-    config.train.log_every = 1
-    return config
+def small_config(new_small_config: Callable[[], ConfigDict]) -> ConfigDict:
+    """A config of `new_small_config`, for one test to change."""
+    return new_small_config()
+
+
+@pytest.fixture(scope="session")
+def whole(
+    new_small_config: Callable[[], ConfigDict], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Any]:
+    """An undisturbed run of `small_config`, and what its training returned."""
+    from crl_jax.train import train
+
+    directory = tmp_path_factory.mktemp("whole")
+    return directory, train(new_small_config(), directory)
 
 
 @pytest.fixture(scope="session")

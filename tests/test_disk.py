@@ -117,24 +117,17 @@ def wait_for(path):
         time.sleep(0.05)
 
 
-@pytest.fixture(scope="module")
-def whole(new_config, tmp_path_factory):
-    """An undisturbed run, which logs each step and saves every other."""
-    config = new_config()
-    config.train.log_every, config.train.eval_every = 1, 2
-    directory = tmp_path_factory.mktemp("whole")
-    return config, directory, train(config, directory)
-
-
 def assert_same_run(a, b):
     states = launched.saved_state(a), launched.saved_state(b)
     jax.tree.map(np.testing.assert_array_equal, *states)
     assert (a / "metrics.csv").read_bytes() == (b / "metrics.csv").read_bytes()
 
 
-def test_a_full_disk_that_gets_room_again(whole, small_disk, monkeypatch, capfd):
+def test_a_full_disk_that_gets_room_again(
+    small_config, whole, small_disk, monkeypatch, capfd
+):
     """Full from step 3, when step 2 is saved, to step 5, when 4 could not be."""
-    config, undisturbed, _ = whole
+    undisturbed, _ = whole
     directory = small_disk / "run"
 
     def fills():
@@ -152,7 +145,7 @@ def test_a_full_disk_that_gets_room_again(whole, small_disk, monkeypatch, capfd)
     at_batch(
         4, monkeypatch, lambda: monkeypatch.setattr(Checkpoints, "wait", gives_room)
     )
-    train(config, directory)
+    train(small_config, directory)
     said = capfd.readouterr()
     assert said.err == ""
     assert re.search(
@@ -163,8 +156,8 @@ def test_a_full_disk_that_gets_room_again(whole, small_disk, monkeypatch, capfd)
     assert_same_run(undisturbed, directory)
 
 
-def test_a_full_disk_to_the_end(whole, small_disk, monkeypatch, capfd):
-    config, undisturbed, expected = whole
+def test_a_full_disk_to_the_end(small_config, whole, small_disk, monkeypatch, capfd):
+    undisturbed, expected = whole
     directory = small_disk / "run"
 
     def fills():
@@ -176,21 +169,21 @@ def test_a_full_disk_to_the_end(whole, small_disk, monkeypatch, capfd):
         patch.setattr(workdir, "write_result", lambda *_: pytest.fail("it is not done"))
         told = r"The network of step 6 is lost.* goes on at step 2\."
         with pytest.raises(UserError, match=told):
-            train(config, directory)
+            train(small_config, directory)
     said = capfd.readouterr()
     assert "Accuracy in percent" in said.out
     assert said.err == ""
     assert launched.saved_state(directory).step == 2
     fill(small_disk)
     with pytest.raises(UserError, match=r"cannot be written: No space left .* room"):
-        train(config, directory)
+        train(small_config, directory)
     (small_disk / "full").unlink()
-    np.testing.assert_equal(train(config, directory), expected)
+    np.testing.assert_equal(train(small_config, directory), expected)
     assert_same_run(undisturbed, directory)
 
 
-def test_a_folder_that_goes_away(whole, tmp_path, monkeypatch, capfd):
-    config, undisturbed, expected = whole
+def test_a_folder_that_goes_away(small_config, whole, tmp_path, monkeypatch, capfd):
+    undisturbed, expected = whole
     directory, away = tmp_path / "run", tmp_path / "away"
 
     def goes():
@@ -200,33 +193,35 @@ def test_a_folder_that_goes_away(whole, tmp_path, monkeypatch, capfd):
     with monkeypatch.context() as patch:
         at_batch(2, patch, goes)
         with contextlib.suppress(UserError):  # what is written later may have a place
-            train(config, directory)
+            train(small_config, directory)
     said = capfd.readouterr()
     assert said.err == ""
     assert "metrics.csv cannot be written now (No such file or directory)" in said.out
     assert "metrics.csv lacks its last" in said.out
     shutil.rmtree(directory, ignore_errors=True)
     away.rename(directory)
-    np.testing.assert_equal(train(config, directory), expected)
+    np.testing.assert_equal(train(small_config, directory), expected)
     assert_same_run(undisturbed, directory)
 
 
-def test_a_disk_that_can_only_be_read(whole, small_disk, capfd):
+def test_a_disk_that_can_only_be_read(small_config, whole, small_disk, capfd):
     """Nothing can be trained there, but evaluated."""
-    config, undisturbed, expected = whole
+    undisturbed, expected = whole
     directory = small_disk / "run"
     shutil.copytree(undisturbed, directory)
     subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
     with pytest.raises(UserError, match=r"cannot be written: Read-only file system"):
-        train(config, directory)
+        train(small_config, directory)
     found = evaluation.evaluate(directory, "test")
     np.testing.assert_equal(found, expected)
     assert capfd.readouterr().err == ""
 
 
-def test_a_disk_that_turns_read_only(whole, failing_disk, monkeypatch, capfd):
+def test_a_disk_that_turns_read_only(
+    small_config, whole, failing_disk, monkeypatch, capfd
+):
     """From step 3 on, when step 2 is saved."""
-    config, undisturbed, expected = whole
+    undisturbed, expected = whole
     directory = failing_disk.folder / "run"
 
     def fails():
@@ -237,7 +232,7 @@ def test_a_disk_that_turns_read_only(whole, failing_disk, monkeypatch, capfd):
     with monkeypatch.context() as patch:
         at_batch(2, patch, fails)
         with pytest.raises(UserError, match=r"cannot be written|goes on at step 2\."):
-            train(config, directory)
+            train(small_config, directory)
     said = capfd.readouterr()
     assert said.err == ""
     assert "metrics.csv cannot be written now (Read-only file system)" in said.out
@@ -245,7 +240,7 @@ def test_a_disk_that_turns_read_only(whole, failing_disk, monkeypatch, capfd):
     assert "Accuracy in percent" in said.out
     failing_disk.repair()
     assert launched.saved_state(directory).step == 2
-    np.testing.assert_equal(train(config, directory), expected)
+    np.testing.assert_equal(train(small_config, directory), expected)
     assert_same_run(undisturbed, directory)
 
 
@@ -269,13 +264,12 @@ def test_rows_wait_for_room(small_disk, capsys):
     assert said.count("TensorBoard's file cannot be written (No space left") == 1
 
 
-def test_a_folder_without_the_right_to_write(whole, tmp_path):
+def test_a_folder_without_the_right_to_write(small_config, tmp_path):
     if os.geteuid() == 0:
         pytest.skip("root may write everywhere")
-    config, _, _ = whole
     tmp_path.chmod(0o500)
     with pytest.raises(UserError, match=r"cannot be written: Permission denied"):
-        train(config, tmp_path / "run")
+        train(small_config, tmp_path / "run")
 
 
 def test_rows_that_a_kill_left_half_written_are_dropped(tmp_path):

@@ -18,9 +18,9 @@ from crl_jax.train import train
 
 
 def test_signals_stop_after_the_step_and_the_run_goes_on(
-    small_config, tmp_path, monkeypatch
+    small_config, whole, tmp_path, monkeypatch
 ):
-    expected = train(small_config, tmp_path / "whole")
+    undisturbed, expected = whole
     handlers = [signal.getsignal(number) for number in SIGNALS]
     prefetch = devices.prefetch
 
@@ -46,11 +46,9 @@ def test_signals_stop_after_the_step_and_the_run_goes_on(
         assert launched.saved_state(directory).step == step
 
     np.testing.assert_equal(train(small_config, directory), expected)
-    a, b = (launched.saved_state(tmp_path / name) for name in ("whole", "stopped"))
+    a, b = (launched.saved_state(run) for run in (undisturbed, directory))
     jax.tree.map(np.testing.assert_array_equal, a, b)
-    a, b = (
-        (tmp_path / name / "metrics.csv").read_bytes() for name in ("whole", "stopped")
-    )
+    a, b = ((run / "metrics.csv").read_bytes() for run in (undisturbed, directory))
     assert a == b
 
 

@@ -73,11 +73,9 @@ def test_a_slow_disk_is_told_of(small_config, tmp_path, monkeypatch, capsys):
 
 
 def test_a_clock_that_jumps_changes_nothing(
-    small_config, tmp_path, monkeypatch, capsys
+    small_config, whole, tmp_path, monkeypatch, capsys
 ):
     """By years, to and fro, at each batch; Orbax may give up a checkpoint then."""
-    undisturbed = tmp_path / "undisturbed"
-    train(small_config, undisturbed)
     now, jumps = time.time, itertools.cycle([0, 3e8, -3e8, 1e8])
     prefetch = devices.prefetch
 
@@ -88,15 +86,13 @@ def test_a_clock_that_jumps_changes_nothing(
             yield batch
 
     monkeypatch.setattr(devices, "prefetch", jumping)
-    train(small_config, tmp_path / "jumped")
-    a, b = (
-        (tmp_path / n / "metrics.csv").read_bytes() for n in ("undisturbed", "jumped")
-    )
+    train(small_config, tmp_path)
+    a, b = ((run / "metrics.csv").read_bytes() for run in (whole[0], tmp_path))
     assert a == b
     speeds = re.findall(
         r"\((-?[\d,]+) images/s.* (-?\d+:.*) left", capsys.readouterr().out
     )
-    assert len(speeds) >= 8
+    assert len(speeds) >= 4
     assert not any(number.startswith("-") for speed in speeds for number in speed)
 
 
