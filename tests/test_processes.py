@@ -16,6 +16,8 @@ OVERRIDES = [
     "--config.model.sync_batch_norm=True",  # the same on any number of devices
     "--config.train.steps=12",
     "--config.train.eval_every=3",
+    # Of several labels a picture, each process has a part of what is ranked as a whole.
+    "--config.tasks.hue.kind=multilabel",
 ]
 
 
@@ -46,13 +48,21 @@ def assert_near(x, y):
     assert np.linalg.norm(x - y) <= 1e-2 * np.linalg.norm(x) + 1e-3
 
 
-def test_two_processes_are_killed_and_one_goes_on(solid_pictures, shards, tmp_path):
-    undisturbed = start(solid_pictures, shards, tmp_path / "one", 4)
-    expected = launched.finish(undisturbed)
+@pytest.fixture(scope="module")
+def finished(solid_pictures, shards, tmp_path_factory):
+    """An undisturbed run of two processes, and what each of them printed."""
+    directory = tmp_path_factory.mktemp("finished")
+    pair = start_two(solid_pictures, shards, directory)
+    return directory, [launched.finish(process) for process in pair]
 
-    pair = start_two(solid_pictures, shards, tmp_path / "two")
+
+def test_two_processes_are_killed_and_one_goes_on(
+    finished, solid_pictures, shards, tmp_path
+):
+    undisturbed, (expected, _) = finished
+    pair = start_two(solid_pictures, shards, tmp_path)
     deadline = time.monotonic() + 300
-    while not (tmp_path / "two" / "checkpoints" / "6").exists():
+    while not (tmp_path / "checkpoints" / "6").exists():
         assert time.monotonic() < deadline, "no checkpoint of step 6"
         assert pair[0].poll() is None, pair[0].communicate()[1][-2000:]
         time.sleep(0.05)
@@ -61,16 +71,24 @@ def test_two_processes_are_killed_and_one_goes_on(solid_pictures, shards, tmp_pa
     for process in pair:
         process.communicate()
 
-    resumed = launched.finish(start(solid_pictures, shards, tmp_path / "two", 4))
+    resumed = launched.finish(start(solid_pictures, shards, tmp_path, 4))
     assert "Going on at step" in resumed
     assert expected.splitlines()[-8:] == resumed.splitlines()[-8:]
-    a, b = (
-        launched.saved_state(tmp_path / "one"),
-        launched.saved_state(tmp_path / "two"),
-    )
+    a, b = launched.saved_state(undisturbed), launched.saved_state(tmp_path)
     jax.tree.map(assert_near, a, b)
-    rows = (tmp_path / "two" / "metrics.csv").read_text().splitlines()
-    assert len(rows) == len((tmp_path / "one" / "metrics.csv").read_text().splitlines())
+    rows = (tmp_path / "metrics.csv").read_text().splitlines()
+    assert len(rows) == len((undisturbed / "metrics.csv").read_text().splitlines())
+
+
+def test_two_processes_end_alike_and_the_first_alone_speaks(finished):
+    directory, (first, second) = finished
+    assert "all tasks right" in first
+    said = [line for line in second.splitlines() if not line.startswith("[Gloo]")]
+    assert said == []
+    _, _, result = workdir.read_result(directory)
+    alone = evaluation.evaluate(directory, "test")
+    assert result["hue"]["count"] == alone["hue"]["count"] == 7
+    assert result["hue"]["map"] == pytest.approx(alone["hue"]["map"])
 
 
 @pytest.mark.slow
@@ -117,23 +135,6 @@ def test_the_mistake_of_one_process_ends_the_other(solid_pictures, shards, tmp_p
         "nowhere.csv: No such file or directory. Give a CSV file.\n"
     )
     assert pair[0].returncode != 0
-
-
-def test_two_processes_end_alike_and_the_first_alone_speaks(
-    solid_pictures, shards, tmp_path
-):
-    """Of several labels a picture, each has a part of what is ranked as a whole."""
-    pair = start_two(
-        solid_pictures, shards, tmp_path / "run", "--config.tasks.hue.kind=multilabel"
-    )
-    first, second = (launched.finish(process) for process in pair)
-    assert "all tasks right" in first
-    said = [line for line in second.splitlines() if not line.startswith("[Gloo]")]
-    assert said == []
-    _, _, result = workdir.read_result(tmp_path / "run")
-    alone = evaluation.evaluate(tmp_path / "run", "test")
-    assert result["hue"]["count"] == alone["hue"]["count"] == 7
-    assert result["hue"]["map"] == pytest.approx(alone["hue"]["map"])
 
 
 def test_a_process_that_finds_no_other_says_so(monkeypatch):
