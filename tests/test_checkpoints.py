@@ -75,11 +75,11 @@ def files_of_newest(saved):
     return [path.relative_to(directory) for path in newest if path.is_file()]
 
 
-def test_each_file_of_the_newest_checkpoint(saved, tmp_path, capsys):
-    """One damage each; `make faults` does all of them to all."""
+def test_files_of_the_newest_checkpoint(saved, tmp_path, capsys):
+    """Every other file, one damage each; `make faults` does all of them to all."""
     rng = np.random.default_rng(0)
     steps = {}
-    for i, name in enumerate(files_of_newest(saved)):
+    for i, name in enumerate(files_of_newest(saved)[::2]):
         damage = list(DAMAGE)[i % len(DAMAGE)]
         steps[name] = check_damage(saved, tmp_path / str(i), name, damage, rng, capsys)
     # Some files hold no more than notes.
