@@ -79,6 +79,13 @@ def solid_pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def photographs(solid_pictures: Path) -> list[Path]:
+    """Two real photographs if there are some, else two of `solid_pictures`."""
+    found = sorted((SHARED / "grocery_store").rglob("*.jpg"))
+    return (found or sorted(solid_pictures.parent.glob("*.png")))[:2]
+
+
+@pytest.fixture(scope="session")
 def new_config(solid_pictures: Path, shards: Path) -> Callable[[], ConfigDict]:
     """Makes configs of six steps of a tiny network on `solid_pictures`: seconds."""
 

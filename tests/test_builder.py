@@ -15,8 +15,6 @@ from crl_jax.data.builder import find_shards, write_shards
 from crl_jax.data.quiet import tf, tfds
 from crl_jax.errors import UserError
 
-GROCERY = Path(__file__).parents[2] / "shared" / "data" / "grocery_store"
-
 ROWS = [
     ("plain.jpg", "train", 'a "quoted", cat', "happy"),
     ("été 图.JPG", "train", "猫", "sad"),
@@ -337,12 +335,11 @@ def test_another_size_gets_other_shards(small, tmp_path):
         assert min(example["image"].shape[:2]) <= 4
 
 
-def test_the_records_hold_the_bytes_of_real_photographs(tmp_path):
-    if not GROCERY.exists():
-        pytest.skip(f"no photographs at {GROCERY}")
-    names = sorted(os.listdir(GROCERY / "images" / "val"))[:40]
+def test_the_records_hold_the_bytes_of_real_photographs(tmp_path, shared_data):
+    folder = shared_data / "grocery_store" / "images" / "val"
+    names = sorted(os.listdir(folder))[:40]
     for name in names:
-        os.symlink(GROCERY / "images" / "val" / name, tmp_path / name)
+        os.symlink(folder / name, tmp_path / name)
     rows = [(name, "train", f"n{i % 2}", f"a{i % 3}") for i, name in enumerate(names)]
     builder = prepare_manifest(write_manifest(tmp_path, rows), str(tmp_path / "shards"))
     [shard] = builder.info.splits["train"].filepaths

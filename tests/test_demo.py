@@ -86,10 +86,18 @@ def open_page(browser, address, width=1280):
 
 
 @pytest.fixture(scope="module")
-def photograph(solid_pictures):
-    folder = PROJECT.parent / "shared" / "data" / "grocery_store"
-    found = sorted(folder.rglob("*.jpg")) if folder.is_dir() else []
-    return found[0] if found else solid_pictures.parent / "20.png"
+def photograph(photographs):
+    return photographs[0]
+
+
+@pytest.fixture(scope="module")
+def answers(trained, photograph):
+    """What is predicted with cross-residuals, and without."""
+    predictor = crl_jax.load(trained[0])
+    return [
+        network(photograph)[0]
+        for network in (predictor, predictor.without_cross_residuals())
+    ]
 
 
 def answer_of(page):
@@ -99,19 +107,16 @@ def answer_of(page):
 
 @pytest.mark.parametrize("width", [1280, 390])
 def test_a_photograph_is_answered_as_by_predict(
-    address, browser, trained, photograph, width
+    address, browser, answers, photograph, width
 ):
-    predictor = crl_jax.load(trained[0])
-    (expected,) = predictor(photograph)
-    (without,) = predictor.without_cross_residuals()(photograph)
     with open_page(browser, address, width) as (page, asked):
         page.set_input_files("#picture input[type=file]", photograph)
         text = answer_of(page)
-        for prediction in (expected, without):
+        for prediction in answers:
             for task in ("hue", "number"):
                 label, probability = prediction.top(task, 1)[0]
                 assert f"{label} {100 * probability:.1f}%" in text
-        assert ", ".join(expected.joint.labels.values()) in text
+        assert ", ".join(answers[0].joint.labels.values()) in text
         page.wait_for_function("document.querySelectorAll('img').length >= 3")
         sizes = page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
         assert sizes[0] <= sizes[1], "the page is wider than its window"
@@ -122,10 +127,9 @@ def test_a_photograph_is_answered_as_by_predict(
 
 
 def test_switching_cross_residuals_off_changes_the_bars(
-    address, browser, trained, photograph
+    address, browser, answers, photograph
 ):
-    (without,) = crl_jax.load(trained[0]).without_cross_residuals()(photograph)
-    joint = f"({100 * without.joint.probability:.1f}%)"
+    joint = f"({100 * answers[1].joint.probability:.1f}%)"
     with open_page(browser, address) as (page, _):
         page.set_input_files("#picture input[type=file]", photograph)
         assert joint not in answer_of(page)

@@ -32,14 +32,6 @@ def predictor(trained):
     return crl_jax.load(trained[0])
 
 
-@pytest.fixture(scope="module")
-def photographs(solid_pictures):
-    """Two photographs if there are some, else two pictures of a colour."""
-    folder = PROJECT.parent / "shared" / "data" / "grocery_store"
-    found = sorted(folder.rglob("*.jpg"))[:2] if folder.is_dir() else []
-    return found or sorted(solid_pictures.parent.glob("*.png"))[:2]
-
-
 def export_to(trained, out, name, **what):
     for package in NEEDS.get(name, ()):
         if importlib.util.find_spec(package) is None:
@@ -86,20 +78,29 @@ def test_the_code_of_the_model_card_gives_the_native_answers(
             np.testing.assert_allclose(answers[task], native, atol=1e-4)
 
 
-def test_the_pillow_code_of_the_model_card_cuts_nearly_as_training_does(
-    trained, photographs, tmp_path
-):
-    from crl_jax.data import unlabelled
-
-    export_to(trained, tmp_path, "stablehlo")
-    card = (tmp_path / "README.md").read_text("utf-8")
+def prepare_of(card):
+    """Returns what the code of a model card prepares a picture with."""
     code = re.search(r"```python\n(import numpy.*?)\n\nimages = ", card, re.DOTALL)[1]
     names = {}
     exec(code, names)
-    data = workdir.read(trained[0]).config.data
+    return names["prepare"]
+
+
+@pytest.fixture(scope="module")
+def prepare(predictor):
+    what = {"format": "stablehlo"}
+    return prepare_of(model_card.text(predictor.trained, None, what))
+
+
+def test_the_pillow_code_of_the_model_card_cuts_nearly_as_training_does(
+    predictor, photographs, prepare
+):
+    from crl_jax.data import unlabelled
+
+    data = predictor.trained.run.config.data
     (batch,) = unlabelled.batches(photographs, data, 2)
     for photograph, expected in zip(photographs, batch["image"], strict=True):
-        difference = names["prepare"](photograph).astype(int) - expected
+        difference = prepare(photograph).astype(int) - expected
         assert np.abs(difference).mean() < 4
 
 
@@ -121,10 +122,9 @@ def test_the_pillow_code_scales_as_pictures_were_stored(trained, predictor, tmp_
     assert (
         contents["preprocessor_config.json"]["largest_shorter_side_before_crop"] == 20
     )
-    names = {}
-    exec(re.search(r"```python\n(import numpy.*?)\n\nimages = ", card, re.S)[1], names)
     (batch,) = unlabelled.batches([tmp_path / "a.png"], config.data, 1)
-    difference = names["prepare"](tmp_path / "a.png").astype(int) - batch["image"][0]
+    prepared = prepare_of(card)(tmp_path / "a.png")
+    difference = prepared.astype(int) - batch["image"][0]
     assert np.abs(difference).mean() < 4
     assert "LANCZOS" not in model_card.text(
         predictor.trained, None, {"format": "stablehlo"}
@@ -133,7 +133,7 @@ def test_the_pillow_code_scales_as_pictures_were_stored(trained, predictor, tmp_
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "CMYK", "L", "I;16"])
 def test_the_pillow_code_of_the_model_card_takes_pixels_of_all_kinds(
-    predictor, mode, tmp_path
+    predictor, prepare, mode, tmp_path
 ):
     from crl_jax.data import unlabelled
 
@@ -149,12 +149,9 @@ def test_the_pillow_code_of_the_model_card_takes_pixels_of_all_kinds(
     with Image.open(file) as saved:
         assert saved.mode == mode
     data = predictor.trained.run.config.data
-    names = {}
-    code = model_card.text(predictor.trained, None, {"format": "stablehlo"})
-    exec(re.search(r"```python\n(import numpy.*?)\n\nimages = ", code, re.S)[1], names)
     (batch,) = unlabelled.batches([file], data, 1)
     assert batch["error"][0] == b""
-    difference = names["prepare"](file).astype(int) - batch["image"][0]
+    difference = prepare(file).astype(int) - batch["image"][0]
     assert np.abs(difference).mean() < 4
 
 

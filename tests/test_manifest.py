@@ -11,8 +11,6 @@ import pytest
 from crl_jax.data.manifest import Manifest, read_manifest
 from crl_jax.errors import UserError
 
-GROCERY = Path(__file__).parents[2] / "shared" / "data" / "grocery_store"
-
 GOOD = [
     "file,split,noun,adjective",
     "a.jpg,train,cat,happy",
@@ -80,10 +78,8 @@ def test_reads_rows_labels_and_missing_labels(folder):
     assert manifest.root == folder
 
 
-def test_reads_real_photographs_as_a_naive_reader_does():
-    if not GROCERY.exists():
-        pytest.skip(f"no photographs at {GROCERY}")
-    manifest = check_against_naive_reader(GROCERY / "labels.csv")
+def test_reads_real_photographs_as_a_naive_reader_does(shared_data):
+    manifest = check_against_naive_reader(shared_data / "grocery_store" / "labels.csv")
     assert [len(names) for names in manifest.tasks.values()] == [3, 43, 81]
 
 

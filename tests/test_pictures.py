@@ -9,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import SHARED
 from PIL import Image, ImageOps
 
 from crl_jax.data import pictures
 from crl_jax.data.quiet import tf
 
-DATA = Path(__file__).parents[2] / "shared" / "data"
-HARD = DATA / "bad_images"
+HARD = SHARED / "bad_images"
 
 # What becomes of the hard files; all others are encoded anew.
 UNCHANGED = {
