@@ -1,6 +1,5 @@
 """The site builds without a warning, needs nothing from elsewhere, and is complete."""
 
-import ast
 import importlib.util
 import os
 import re
@@ -75,18 +74,3 @@ def test_links_to_files_lead_somewhere(page):
         for link in re.findall(r"\]\(([^)#:]+)\)", text):
             generated = file.parent.name == "docs" and link == "config.md"
             assert generated or (file.parent / link).exists(), f"{file.name}: {link}"
-
-
-@pytest.mark.parametrize(
-    "page",
-    [PROJECT / "README.md", *sorted((PROJECT / "docs").glob("*.md"))],
-    ids=lambda page: page.name,
-)
-def test_what_the_python_of_a_page_imports_is_there(page):
-    blocks = re.findall(r"```python\n(.*?)```", page.read_text("utf-8"), re.DOTALL)
-    for node in ast.walk(ast.parse("\n".join(blocks))):
-        if isinstance(node, ast.ImportFrom) and node.module.startswith("crl_jax"):
-            if node.module.endswith("demo_page"):
-                pytest.importorskip("gradio")
-            module = importlib.import_module(node.module)
-            assert all(hasattr(module, name.name) for name in node.names)
