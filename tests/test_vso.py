@@ -1,93 +1,25 @@
 """From the release's folders to a manifest: names, rules, what is dropped, splits."""
 
-import csv
 import io
-import os
-import sys
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
+from made_vso import PLACEHOLDER, Release, anps, jpeg, printed, rows
 from PIL import Image
 
-from crl_jax import cli
 from crl_jax.config import default_task
 from crl_jax.data import vso, vso_names, vso_rules
 from crl_jax.data.manifest import read_manifest
 from crl_jax.data.vso_names import Anp
 from crl_jax.data.vso_pictures import Picture
-from crl_jax.errors import UserError
-
-
-def jpeg(seed: int) -> bytes:
-    """Returns a small picture unlike that of any other seed."""
-    pixels = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), np.uint8)
-    encoded = io.BytesIO()
-    Image.fromarray(pixels).save(encoded, "JPEG")
-    return encoded.getvalue()
-
-
-PLACEHOLDER = jpeg(10**6)
-
-
-class Release:
-    """A folder tree like the release's."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.images = root / "images"
-        self.out = root / "vso.csv"
-        self._seed = 0
-
-    def add(self, anp: str, count: int = 2, **files: bytes) -> None:
-        """Adds `count` pictures to a folder; and files, named `a_b` for `a.b`."""
-        folder = self.images / anp
-        folder.mkdir(parents=True, exist_ok=True)
-        for _ in range(count):
-            self._seed += 1
-            (folder / f"{self._seed}.jpg").write_bytes(jpeg(self._seed))
-        for name, content in files.items():
-            (folder / name.replace("_", ".")).write_bytes(content)
-
-    def listing(self, *lines: str) -> Path:
-        path = self.root / "list.txt"
-        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-        return path
-
-    def make(self, **arguments) -> list[dict[str, str]]:
-        """Returns the rows of the manifest, which the reader accepts."""
-        arguments = {"min_images": 2, "min_nouns": 1} | arguments
-        read_manifest(vso.make_manifest(self.images, self.out, **arguments))
-        return rows(self.out)
-
-    @property
-    def dropped(self) -> dict[str, str]:
-        return {r["file"]: r["reason"] for r in rows(self.root / "vso.dropped.csv")}
-
-
-def rows(path: Path) -> list[dict[str, str]]:
-    with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def anps(table: list[dict[str, str]]) -> set[str]:
-    return {row["anp"] for row in table}
-
-
-def printed(output: str) -> dict[str, list[str]]:
-    """Returns `{first cell: other cells}` of a printed table."""
-    lines = [line.split("│")[1:-1] for line in output.splitlines() if "│" in line]
-    return {line[0].strip(): [cell.strip() for cell in line[1:]] for line in lines}
 
 
 @pytest.fixture
 def release(tmp_path: Path) -> Release:
     """Two adjectives with two nouns each, three pictures an ANP."""
-    release = Release(tmp_path)
-    for anp in ("happy_cat", "happy_dog", "sad_cat", "sad_dog"):
-        release.add(anp, 3)
-    return release
+    return Release.of_four_anps(tmp_path)
 
 
 # Names
@@ -184,7 +116,7 @@ def test_sentiment_as_a_column_is_a_task_of_numbers(release: Release):
     assert 0 < sum(sad) < len(sad)
     expected = np.where(sad, np.float32(-1.5), np.nan)
     np.testing.assert_array_equal(manifest.labels["sentiment"], expected)
-    assert "needs --sentiment" in message(release, sentiment_column=True)
+    assert "needs --sentiment" in release.refusal(sentiment_column=True)
 
 
 def test_published_sentiments(shared_data: Path):
@@ -442,172 +374,3 @@ def test_small_anps_have_train_and_test(count: int):
         natural = [vso_rules.split(picture) for picture in pictures]
         assert set(splits) == ({"train"} if count == 1 else {"train", "test"})
         assert sum(a != b for a, b in zip(splits, natural, strict=True)) <= 1
-
-
-# The files that are written
-
-
-def test_manifest(release: Release):
-    table = release.make()
-    assert list(table[0]) == ["file", "split", "noun", "adjective", "anp"]
-    assert [row["file"] for row in table] == sorted(row["file"] for row in table)
-    assert len(table) == 12
-    for row in table:
-        assert row["anp"] == f"{row['adjective']}_{row['noun']}"
-        assert (release.root / row["file"]).parent.name == row["anp"]
-
-
-def test_same_bytes_every_time(release: Release, monkeypatch: pytest.MonkeyPatch):
-    release.out = release.images / "vso.csv"  # beside the folders it reads
-    release.add("happy_cat", 0, a_jpg=jpeg(1), b_jpg=jpeg(2), c_jpg=b"")
-    outputs = []
-    for _ in range(2):
-        vso.make_manifest(release.images, release.out, min_images=1, min_nouns=1)
-        files = sorted(release.images.glob("*.*"))
-        outputs.append({file.name: file.read_bytes() for file in files})
-    assert outputs[0] == outputs[1]
-    assert list(outputs[0]) == ["vso.csv", "vso.dropped.csv"]
-
-
-def test_odd_names_survive(release: Release):
-    names = ['a, "b".jpg', "雪 é.jpg", "e\u0301.jpg", " x.jpg", "-a.jpg", "a\nb.jpg"]
-    for i, name in enumerate(names):
-        (release.images / "sad_dog" / name).write_bytes(jpeg(700 + i))
-    release.add("schöne_blume")
-    files = {row["file"] for row in release.make()}
-    assert {f"images/sad_dog/{name}" for name in names} <= files
-    assert "schöne_blume" in anps(release.make())
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="file names are Unicode there")
-def test_a_name_that_is_not_unicode_is_dropped(release: Release):
-    path = os.fsencode(release.images / "sad_dog") + b"/\xff.jpg"
-    Path(os.fsdecode(path)).write_bytes(jpeg(1))
-    assert len(release.make()) == 12
-    reason = release.dropped["images/sad_dog/\\udcff.jpg"]
-    assert reason == "name cannot be listed: is not Unicode"
-
-
-def test_manifest_lies_beside_the_images_by_default(release: Release):
-    assert vso.make_manifest(release.images, min_images=2, min_nouns=1) == (
-        release.root / "images.csv"
-    )
-    assert len(read_manifest(release.root / "images.csv").files) == 12
-
-
-def test_images_may_be_a_link(release: Release, tmp_path: Path):
-    elsewhere = tmp_path / "work"
-    elsewhere.mkdir()
-    (elsewhere / "link").symlink_to(release.images)
-    out = vso.make_manifest(
-        elsewhere / "link", elsewhere / "vso.csv", min_images=2, min_nouns=1
-    )
-    assert read_manifest(out).files[0].startswith("link/happy_cat/")
-
-
-def test_out_and_images_may_be_reached_over_different_links(
-    release: Release, tmp_path: Path
-):
-    (tmp_path / "alias").symlink_to(tmp_path)
-    release.images = tmp_path / "alias" / "images"
-    release.out = tmp_path / "vso.csv"
-    assert release.make()[0]["file"].startswith("alias/images/happy_cat/")
-    release.images, release.out = tmp_path / "images", tmp_path / "alias" / "vso.csv"
-    assert release.make()[0]["file"].startswith("images/happy_cat/")
-
-
-# Mistakes
-
-
-def message(release: Release, **arguments) -> str:
-    with pytest.raises(UserError) as caught:
-        release.make(**arguments)
-    return str(caught.value)
-
-
-def test_mistakes_in_images(release: Release, tmp_path: Path):
-    release.images = tmp_path / "nowhere"
-    assert "nowhere: there is no such folder" in message(release)
-    release.images.mkdir()
-    (release.images / "images").mkdir()
-    assert "no folder named <adjective>_<noun>" in message(release)
-
-
-def test_mistakes_in_out(release: Release, tmp_path: Path):
-    (tmp_path / "other").mkdir()
-    release.out = tmp_path / "other" / "vso.csv"
-    assert f"Write --out={release.images}.csv" in message(release)
-    release.out = tmp_path
-    assert "Add the name of the file" in message(release)
-
-
-def test_folder_that_cannot_be_written(release: Release):
-    (release.root / "vso.csv.partial").mkdir()
-    assert "vso.csv.partial" in message(release)
-    assert not release.out.exists()
-
-
-def test_mistakes_in_numbers(release: Release):
-    assert "--min_images=0: give" in message(release, min_images=0)
-    assert "--min_nouns=-1: give" in message(release, min_nouns=-1)
-
-
-def test_too_little_is_left(release: Release, capsys):
-    text = message(release, min_images=500)
-    assert "0 ANPs of 0 adjectives and 0 nouns" in text
-    assert "--min_images" in text
-    counts = printed(capsys.readouterr().out)
-    assert counts["- ANP with fewer than 500 images"] == ["4", "", "", "12"]
-    assert len(release.dropped) == 4
-    text = message(release, anps=release.listing("sad_dog", "sad_cat"))
-    assert "2 ANPs of 1 adjectives and 2 nouns" in text
-
-
-@pytest.mark.parametrize("line", ["cat", "beautiful_flower,1", "images/x.jpg", "9/11"])
-def test_mistakes_in_the_list(release: Release, line: str):
-    listed = release.listing("# ANPs", "sad_dog", line)
-    text = message(release, anps=listed)
-    assert text.startswith(f"--anps={listed}, line 3: {line!r} is no adjective-noun")
-    assert "Write one a line" in text
-
-
-def test_mistakes_in_any_list(release: Release):
-    assert "lists nothing" in message(release, anps=release.listing("# none"))
-    assert "--anps=" in message(release, anps=release.root)
-    missing = release.root / "missing.txt"
-    assert "No such file" in message(release, nouns_to_exclude=missing)
-    missing.write_bytes("sad_dog".encode("utf-16"))
-    assert "not UTF-8" in message(release, sentiment=missing)
-    text = message(release, nouns_to_exclude=release.listing("cat", "dog,1"))
-    assert "line 2: 'dog,1' is no noun" in text
-
-
-@pytest.mark.parametrize(
-    ("lines", "expected"),
-    [
-        (["prose"], "is not in the format of 3244ANPs.txt"),
-        (["sad_dog [sentiment: 1.00]"], "line 1: 'sad_dog [sentiment: 1.00]' is not"),
-        (
-            ["1. sad [sentiment: 1]", "sad_dog"],
-            "line 2: 'sad_dog' is not in the format",
-        ),
-        (["1. sad [sentiment: 1]", "odd_dog [sentiment: 1]"], "line 2"),
-        (["1. sad [sentiment: 1]", "sad_dog [sentiment: 3]"], "line 2: 3 is not betw"),
-    ],
-)
-def test_mistakes_in_the_sentiments(release: Release, lines: list[str], expected: str):
-    text = message(release, sentiment=release.listing(*lines))
-    assert text.startswith("--sentiment=")
-    assert expected in text
-
-
-def test_command_line(release: Release, monkeypatch: pytest.MonkeyPatch, capsys):
-    flags = [f"--images={release.images}", "--min_images=2", "--min_nouns=1"]
-    monkeypatch.setattr(sys, "argv", ["vso", *flags])
-    cli.run(vso.main)
-    assert "Wrote" in capsys.readouterr().out
-    monkeypatch.setattr(sys, "argv", ["vso", *flags, "--out=/vso_is_not_here/x.csv"])
-    with pytest.raises(SystemExit) as caught:
-        cli.run(vso.main)
-    assert caught.value.code == 2
-    assert capsys.readouterr().err.startswith("error: --out=/vso_is_not_here/x.csv")
