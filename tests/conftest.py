@@ -61,15 +61,19 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def solid_pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A manifest of 26 one-coloured pictures; picture i has red value 8 * i.
+    """A manifest of 26 pictures; picture i has red value 8 * i, in all its pixels.
+
+    Blue tells where a pixel is, so that another crop or flip is another picture.
 
     Tasks: `hue` (dark, light) and `number` (seven classes), which the second row lacks.
     """
     folder = tmp_path_factory.mktemp("solid")
     rows = ["file,split,hue,number"]
+    pixels = np.empty((20, 24, 3), np.uint8)
+    pixels[..., 2] = 8 * np.arange(24) + np.arange(20)[:, None]
     for i in range(26):
-        color = np.full((20, 24, 3), (8 * i, 255 - 8 * i, 100), np.uint8)
-        Image.fromarray(color).save(folder / f"{i:02}.png")
+        pixels[..., :2] = 8 * i, 255 - 8 * i
+        Image.fromarray(pixels).save(folder / f"{i:02}.png")
         split = "train" if i < 14 else "val" if i < 19 else "test"
         number = "" if i == 1 else f"n{i % 7}"
         rows.append(f"{i:02}.png,{split},{'dark' if i % 2 else 'light'},{number}")

@@ -9,10 +9,11 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from PIL import Image
 
 from crl_jax import devices, evaluation, workdir
 from crl_jax import trained as trained_lib
+from crl_jax.data import preprocess
+from crl_jax.data.quiet import tf
 from crl_jax.errors import UserError
 
 
@@ -38,9 +39,9 @@ def test_evaluate_equals_a_plain_loop_over_the_pictures(trained, split):
         rows = [row for row in csv.DictReader(file) if row["split"] == split]
     right: dict[str, list[bool | None]] = {task: [] for task in classes}
     for row in rows:
-        with Image.open(manifest.parent / row["file"]) as picture:
-            image = np.full((1, 16, 16, 3), np.asarray(picture)[0, 0], np.uint8)
-        logits = apply(network.variables, image)
+        encoded = tf.constant((manifest.parent / row["file"]).read_bytes())
+        image = preprocess.eval_image(encoded, network.run.config.data)
+        logits = apply(network.variables, image.numpy()[None])
         for task, names in classes.items():
             guess = names[int(np.argmax(logits[task]))]
             right[task].append(guess == row[task] if row[task] else None)
