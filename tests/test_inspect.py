@@ -303,10 +303,26 @@ def test_grid_has_the_longer_list_downwards(shape):
 
 
 @pytest.mark.parametrize("top", [0, 1, 9, 10, 12, 1000, 123_456])
-def test_any_count_has_a_scale(top):
+def test_a_scale_goes_from_none_to_any_count(top):
     counts = np.array([[0, top], [0, 0]])
     picture = np.asarray(inspect_pictures.draw_grid(counts, {"a": "xy", "b": "xy"}))
-    assert (picture[0] == 255).all()  # drawn, on a light background
+    margin, line = inspect_pictures.MARGIN, inspect_pictures.LINE
+    scale = picture[margin + 2 * line].astype(int)
+    coloured = np.flatnonzero((scale != 255).any(axis=-1))
+    zero, bar = np.split(coloured, [line + 1])
+    assert (scale[zero] == inspect_pictures.ZERO).all()
+    if top == 0:
+        assert bar.size == 0
+        return
+    cells = np.asarray(inspect_pictures.draw_cells(counts))
+    most = cells[2, inspect_pictures.cell_side(counts.shape) + 2]
+    np.testing.assert_array_equal(scale[bar[-1]], most)
+    lightness = scale[bar].mean(axis=-1)
+    assert (np.diff(lightness) < 1).all()
+    assert (lightness[0] > lightness[-1]) == (top > 1)
+    beneath = picture[margin + 3 * line : margin + 4 * line]
+    named = beneath[:, bar[-1 if top > 1 else 0] - 4 :][:, :8]
+    assert named.min() < 150  # the count that the colour is of
 
 
 def test_page_shows_what_the_stream_gives(small_config, tmp_path):
