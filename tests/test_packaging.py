@@ -16,6 +16,7 @@ import crl_jax
 
 PROJECT = Path(__file__).parents[1]
 VERBS = ["main", "evaluate", "predict", "joint", "report", "export", "demo", "summary"]
+VERBS += ["compare", "data.inspect", "data.prepare", "data.vso"]
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +124,8 @@ def test_each_verb_says_what_it_does_with_an_example(installed, tmp_path, verb):
     done = run(installed, tmp_path, "-m", f"crl_jax.{verb}", "--help")
     assert done.returncode == 0
     assert f"python -m crl_jax.{verb} --" in done.stdout
-    assert max(map(len, done.stdout.splitlines())) <= 80
+    for line in done.stdout.splitlines():  # what is indented stays as it is written
+        assert len(line) <= (88 if line.startswith("  ") else 80)
     assert done.stderr == ""
 
 
