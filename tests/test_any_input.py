@@ -13,7 +13,7 @@ import fuzz
 import jax
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from crl_jax import cli, config_check, models, optim, step, train_state
@@ -49,11 +49,22 @@ texts = st.one_of(
 )
 
 
+GOOD_OVERRIDES = [("train.epochs", "3"), ("optim.name", "adamw")]
+
+
 @steady
 @given(st.lists(st.tuples(names, texts), max_size=4))
+@example(GOOD_OVERRIDES)
 def test_any_override(overrides):
-    with contextlib.suppress(UserError):
-        cli.load_config(DIGITS, overrides)
+    try:
+        config = cli.load_config(DIGITS, overrides)
+    except UserError:
+        assert overrides != GOOD_OVERRIDES
+        return
+    taken = dict(config_lib.fields(config))
+    assert {name for name, _ in overrides} <= taken.keys()
+    if overrides == GOOD_OVERRIDES:
+        assert (taken["train.epochs"], taken["optim.name"]) == (3.0, "adamw")
 
 
 values = st.one_of(
@@ -190,8 +201,19 @@ def test_any_manifest(reader, content):
         reader(content)
 
 
+READ_ROWS = [
+    ("file", "split", "noun", "adjective"),
+    ("a.jpg", "train", " big, cat", "x"),
+    ("é 図.jpg", "train", "図", "y"),
+    ("sub/c.jpg", "val", "", "y"),
+    ("b.jpg", "test", "big, cat ", ""),
+    ("d.jpg", "test", "図", "x"),
+]
+
+
 @steady
 @given(good_rows)
+@example(READ_ROWS)
 def test_a_manifest_that_is_read_keeps_every_cell(reader, rows):
     """Class names with any letters come back as they were, but for spaces around."""
     with tempfile.TemporaryDirectory() as folder:
@@ -201,6 +223,7 @@ def test_a_manifest_that_is_read_keeps_every_cell(reader, rows):
         try:
             found = read_manifest(path)
         except UserError:
+            assert rows != READ_ROWS
             return
     for row, (file, split, noun, adjective) in enumerate(rows[1:]):
         example = found.example(row)
