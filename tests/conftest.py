@@ -32,13 +32,20 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 
 
-# Of few tests that take minutes. What takes longest begins first, so that no process
-# is left with it while the others have nothing to do.
-LONG = ("test_readme.py", "test_notebooks.py", "test_processes.py", "test_compare.py")
+# What takes longest begins first, so that no process is left with it while the others
+# have nothing to do.
+LONG = [
+    f"test_{name}.py"
+    for name in (
+        *("readme", "processes", "step", "train", "disk", "notebooks", "compare"),
+        *("seeds", "checkpoints", "models", "demo", "fine_tuning", "groups"),
+    )
+]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: item.path.name not in LONG)
+    places = {name: place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: places.get(item.path.name, len(LONG)))
 
 
 def pytest_sessionfinish() -> None:
