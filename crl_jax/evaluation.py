@@ -92,9 +92,21 @@ class _Whole:
 
 
 def print_result(
-    result: metrics.Means, kinds: Kinds, split: str, checkpoint_step: int
+    result: metrics.Means,
+    kinds: Kinds,
+    split: str,
+    checkpoint_step: int,
+    name: str = "",
 ) -> None:
-    """Prints a table a kind: a row a task, and one for all tasks right at once."""
+    """Prints a table a kind: a row a task, and one for all tasks right at once.
+
+    Args:
+      result: from `evaluate_batches`.
+      kinds: of the tasks.
+      split: that it is of.
+      checkpoint_step: steps that the network was trained for.
+      name: of the run, before the title.
+    """
     tables: dict[str, list[str]] = {}
     for task, kind in kinds.items():
         tables.setdefault(kind.title, []).append(task)
@@ -109,12 +121,11 @@ def print_result(
             for task in tasks
         ]
         if isinstance(kinds[tasks[0]], Categorical):
-            together = result[metrics.JOINT]
-            none = ["–"] * (len(measures) - 1)
-            right = percent(together["top1"])
-            rows.append(["all tasks right", f"{together['count']:,}", right, *none])
+            together, none = result[metrics.JOINT], ["–"] * (len(measures) - 1)
+            count, right = f"{together['count']:,}", percent(together["top1"])
+            rows.append([metrics.title(metrics.JOINT), count, right, *none])
         print_table(
-            f"{title}, split {split}, checkpoint of step {checkpoint_step:,}",
+            f"{name}{title}, split {split}, checkpoint of step {checkpoint_step:,}",
             ["task", "examples", *(measure.title for measure in measures)],
             rows,
         )

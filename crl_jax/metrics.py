@@ -16,6 +16,11 @@ Means = dict[str, dict[str, float]]
 JOINT = "joint"  # stands among the tasks for "all of them right"
 
 
+def title(task: str) -> str:
+    """Returns what people read in the place of a task's name, or of `JOINT`."""
+    return "all tasks right" if task == JOINT else task
+
+
 def sums(
     kinds: Kinds,
     logits: Mapping[str, Array],

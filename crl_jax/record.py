@@ -165,7 +165,7 @@ class Record:
         if best_state is None:  # none could be written
             best, best_state = steps, state
         result = self._evaluate(best_state.evaluated, batches)
-        evaluation.print_result(result, program.kinds, split, best)
+        evaluation.print_result(result, program.kinds, split, best, self._name)
         self._checkpoints.check_saved(steps)
         if devices.is_first():  # the run is done
             workdir.write_result(self.folder, split, best, result)

@@ -116,7 +116,7 @@ def test_one_of_two_processes_is_asked_to_stop_and_both_do(
     pair = start_two(solid_pictures, shards, directory, "--config.train.steps=100000")
     while "step 3/" not in (line := pair[0].stdout.readline()):
         assert line, pair[0].communicate()[1][-2000:]
-    pair[1].send_signal(signal.SIGTERM)
+    pair[1].send_signal(signal.SIGUSR1)
     ends = [process.communicate(timeout=120) for process in pair]
     codes = [process.returncode for process in pair]
     assert codes == [128 + signal.SIGTERM] * 2, ends

@@ -10,11 +10,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from crl_jax import config as config_lib
+from crl_jax import metrics
 from crl_jax.comparison.cross_weights import CrossWeights
 from crl_jax.comparison.plan import Variant
 from crl_jax.comparison.results import Results
 from crl_jax.kinds import Measure
-from crl_jax.metrics import JOINT
 from crl_jax.models.architecture import branched_layers
 
 # Wong 2011, "Points of view: color blindness", Nature Methods 8.
@@ -74,7 +74,7 @@ def draw_sweep(results: Results, field: str, file: Path) -> None:
     for panel, task in zip(panels, tasks, strict=True):
         for network, color in zip(networks, COLORS, strict=False):
             _draw_network(panel, results, field, network, task, color)
-        panel.set_title("all tasks right" if task == JOINT else task)
+        panel.set_title(metrics.title(task))
         panel.spines[["top", "right"]].set_visible(False)
         panel.grid(axis="y", color="#e5e5e5")
         if field == "model.branch_from":

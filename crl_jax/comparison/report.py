@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from crl_jax import metrics
 from crl_jax.comparison import plots, statistics, wording
 from crl_jax.comparison.cross_weights import CrossWeights
 from crl_jax.comparison.document import (
@@ -98,7 +99,7 @@ def _accuracies(results: Results, base: Sequence[Variant]) -> list[Block]:
             ]
             for v in base
         ]
-        columns = ["network", *map(wording.task_name, tasks)]
+        columns = ["network", *map(metrics.title, tasks)]
         blocks += [Heading(wording.heading(measure)), Table(columns, rows)]
     note = "Mean ± standard deviation over seeds (that of a sample: N − 1)."
     return [*blocks, Paragraph(note)]
@@ -119,7 +120,7 @@ def _differences(results: Results, base: Sequence[Variant]) -> list[Block]:
             ]
             blocks += [
                 Heading(f"{wording.heading(measure)} against {network}"),
-                Table(["network", *map(wording.task_name, tasks)], rows),
+                Table(["network", *map(metrics.title, tasks)], rows),
             ]
     seeds = results.plan.seeds
     text = (

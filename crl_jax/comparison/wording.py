@@ -10,12 +10,6 @@ from crl_jax.comparison.plan import Variant
 from crl_jax.comparison.results import Results
 from crl_jax.comparison.statistics import Difference
 from crl_jax.kinds import Measure
-from crl_jax.metrics import JOINT
-
-
-def task_name(task: str) -> str:
-    """Returns a task's name; of all tasks together, words."""
-    return "all tasks right" if task == JOINT else task
 
 
 def heading(measure: Measure) -> str:
@@ -27,7 +21,7 @@ def heading(measure: Measure) -> str:
 def columns(results: Results) -> list[str]:
     """Returns the columns of tables of all tasks, whatever they are judged by."""
     return [
-        task_name(task) + ("" if measure.name == "top1" else f", {measure.title}")
+        metrics.title(task) + ("" if measure.name == "top1" else f", {measure.title}")
         for task, measure in results.judged.items()
     ]
 

@@ -231,6 +231,6 @@ def _print(
         ["task", "weight", "its head alone", "all heads together"],
         [
             *(row(task, f"{weight:g}", judged[task]) for task, weight in weights),
-            row("all tasks right", "–", judged[metrics.JOINT]),
+            row(metrics.title(metrics.JOINT), "–", judged[metrics.JOINT]),
         ],
     )

@@ -173,7 +173,7 @@ def _accuracies(result: Result | None, kinds: Kinds) -> str:
         shown = kind.measures[:2]
         columns = " | ".join(measure.title for measure in shown)
         head = f"| task | pictures | {columns} |\n|---|---:|---:|---:|"
-        what = "all tasks right" if task == metrics.JOINT else _cell(task)
+        what = _cell(metrics.title(task))
         of = measured[task]
         cells = " | ".join(m.text(of.get(m.name, math.nan)) for m in shown)
         row = f"| {what} | {of['count']:,} | {cells} |"

@@ -56,7 +56,7 @@ def _card(
     beneath = [*named, *beneath, f"{values['count']:,} pictures"]
     return element(
         "div",
-        "all tasks right" if task == metrics.JOINT else task,
+        metrics.title(task),
         element("b", text(first)),
         element("span", ", ".join(beneath), class_="pale"),
         class_="card",
@@ -81,8 +81,8 @@ def curves(workdir: Path, kinds: Kinds) -> Section:
 
     figures = []
     for task, (measure, *_) in metrics.measures(kinds).items():
-        title = f"{task}: {measure.title}"
-        title = "all tasks right" if task == metrics.JOINT else title
+        title = metrics.title(task)
+        title += "" if task == metrics.JOINT else f": {measure.title}"
         both_splits = both(f"{task}_{measure.name}")
         figures.append(charts.line_chart(title, both_splits, percent=measure.is_share))
     figures += [charts.line_chart(f"{t}: loss", both(f"{t}_loss")) for t in kinds]
