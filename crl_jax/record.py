@@ -6,7 +6,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from crl_jax import devices, evaluation, metrics, start, step, workdir
+from crl_jax import devices, evaluation, metrics, run_files, start, step
 from crl_jax.checkpoints import Checkpoints
 from crl_jax.data import Batch, stream
 from crl_jax.data.source import Source
@@ -168,7 +168,7 @@ class Record:
         evaluation.print_result(result, program.kinds, split, best, self._name)
         self._checkpoints.check_saved(steps)
         if devices.is_first():  # the run is done
-            workdir.write_result(self.folder, split, best, result)
+            run_files.write_result(self.folder, split, best, result)
         return result
 
     def close(self) -> None:

@@ -19,6 +19,7 @@ from crl_jax import (
     networks,
     optim,
     run_check,
+    run_files,
     step,
     train_state,
     workdir,
@@ -85,7 +86,7 @@ def train_seeds(
         if devices.is_first():
             together = labels.combinations(data, config.data.train_split)
             for folder in folders.values():
-                workdir.write_combinations(folder, together)
+                run_files.write_combinations(folder, together)
 
         # Optimiser, and the steps of all devices.
         schedule = Schedule.of(config, data.size(config.data.train_split))

@@ -11,7 +11,7 @@ import launched
 import numpy as np
 import pytest
 
-from crl_jax import compare, config_check, networks, workdir
+from crl_jax import compare, config_check, networks, run_files, workdir
 from crl_jax.comparison import document, measurements, plan, runs, together
 from crl_jax.comparison.comparison import compare as run_comparison
 from crl_jax.comparison.cross_weights import CrossWeights, grid
@@ -149,7 +149,7 @@ def test_results_are_those_of_the_runs(compared):
         rows = list(csv.DictReader(file))
     assert len(rows) == 2 * 3  # networks; tasks and all tasks right
     for row in rows:
-        _, step, accuracies = workdir.read_result(directory / row["folder"])
+        _, step, accuracies = run_files.read_result(directory / row["folder"])
         assert row["step"] == str(step)
         found = accuracies[row["task"]]["top1"]
         assert float(row["top1"]) == pytest.approx(found, abs=1e-6)

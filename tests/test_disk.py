@@ -14,7 +14,7 @@ import launched
 import numpy as np
 import pytest
 
-from crl_jax import devices, evaluation, workdir
+from crl_jax import devices, evaluation, run_files
 from crl_jax.checkpoints import Checkpoints
 from crl_jax.errors import UserError
 from crl_jax.kinds import Categorical
@@ -166,7 +166,9 @@ def test_a_full_disk_to_the_end(small_config, whole, small_disk, monkeypatch, ca
 
     with monkeypatch.context() as patch:
         at_batch(2, patch, fills)
-        patch.setattr(workdir, "write_result", lambda *_: pytest.fail("it is not done"))
+        patch.setattr(
+            run_files, "write_result", lambda *_: pytest.fail("it is not done")
+        )
         told = r"The network of step 6 is lost.* goes on at step 2\."
         with pytest.raises(UserError, match=told):
             train(small_config, directory)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import crl_jax
-from crl_jax import evaluation, step, workdir
+from crl_jax import evaluation, run_files, step
 from crl_jax.errors import UserError
 from crl_jax.inference import joint
 from crl_jax.train import train
@@ -95,10 +95,10 @@ def test_a_run_keeps_the_weights_and_predicts_with_them(
     printed = capsys.readouterr().out
     assert "Top-1 in percent, split test" in printed
     assert "all heads together" in printed
-    combinations, weights = workdir.read_combinations(directory)
+    combinations, weights = run_files.read_combinations(directory)
     assert set(weights) == {"hue", "number"}
 
-    workdir.write_combinations(directory, combinations, {"hue": 0.0, "number": 1.0})
+    run_files.write_combinations(directory, combinations, {"hue": 0.0, "number": 1.0})
     images = np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3), np.uint8)
     for prediction in crl_jax.load(directory)(images):
         seen = {prediction.classes["number"][n] for n in combinations[:, 1]}
@@ -111,15 +111,15 @@ def test_the_weights_outlast_the_training_command(trained, new_config, tmp_path)
     """It is what a run that is done, or was stopped, is given again."""
     directory = tmp_path / "run"
     shutil.copytree(trained[0], directory)
-    combinations, _ = workdir.read_combinations(directory)
+    combinations, _ = run_files.read_combinations(directory)
     weights = {"hue": 0.25, "number": 1.0}
-    workdir.write_combinations(directory, combinations, weights)
+    run_files.write_combinations(directory, combinations, weights)
     config = new_config()
     config.model.branch_from = "res5a"
     config.train.eval_every = 3
     config.optim.learning_rate = 0.02
     train(config, directory)
-    kept, kept_weights = workdir.read_combinations(directory)
+    kept, kept_weights = run_files.read_combinations(directory)
     np.testing.assert_array_equal(kept, combinations)
     assert kept_weights == weights
 
@@ -128,8 +128,8 @@ def test_the_weights_outlast_the_training_command(trained, new_config, tmp_path)
         for read in (crl_jax.load, joint.choose_weights):
             with pytest.raises(UserError, match="combinations.json is damaged: delete"):
                 read(directory)
-    workdir.write_combinations(directory, combinations)
-    assert workdir.read_combinations(directory)[1] == {}
+    run_files.write_combinations(directory, combinations)
+    assert run_files.read_combinations(directory)[1] == {}
 
 
 def test_weights_are_not_chosen_on_pictures_without_labels(

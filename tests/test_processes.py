@@ -10,7 +10,7 @@ import launched
 import numpy as np
 import pytest
 
-from crl_jax import devices, evaluation, workdir
+from crl_jax import devices, evaluation, run_files
 
 OVERRIDES = [
     "--config.model.sync_batch_norm=True",  # the same on any number of devices
@@ -85,7 +85,7 @@ def test_two_processes_end_alike_and_the_first_alone_speaks(finished):
     assert "all tasks right" in first
     said = [line for line in second.splitlines() if not line.startswith("[Gloo]")]
     assert said == []
-    _, _, result = workdir.read_result(directory)
+    _, _, result = run_files.read_result(directory)
     alone = evaluation.evaluate(directory, "test")
     assert result["hue"]["count"] == alone["hue"]["count"] == 7
     assert result["hue"]["map"] == pytest.approx(alone["hue"]["map"])

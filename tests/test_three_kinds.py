@@ -10,7 +10,7 @@ from PIL import Image
 from sklearn.metrics import average_precision_score
 
 import crl_jax
-from crl_jax import config_check, evaluation, export, report, workdir
+from crl_jax import config_check, evaluation, export, report, run_files, workdir
 from crl_jax import train as train_lib
 from crl_jax.data import inspection, source, stream
 from crl_jax.data.labels import combinations, read_labels, read_split
@@ -166,7 +166,7 @@ def test_predictions_in_every_format(run, predictor, listed, capsys):
     there = [
         [name in row["colours"] for name in kinds["colours"].names] for row in rows
     ]
-    _, _, result = workdir.read_result(run[0])
+    _, _, result = run_files.read_result(run[0])
     found = average_precision_score(there, colours)
     assert result["colours"]["map"] == pytest.approx(found, abs=1e-6)
     first = predictions[0]

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from crl_jax import config as config_lib
-from crl_jax import config_check, devices, optim, stopping, workdir
+from crl_jax import config_check, devices, optim, run_files, stopping, workdir
 from crl_jax.checkpoints import Checkpoints
 from crl_jax.data.quiet import tfds
 from crl_jax.errors import UserError
@@ -177,11 +177,11 @@ def test_a_run_does_not_go_on_with_an_edited_manifest(trained, tmp_path):
 
 def test_a_result_is_json_whatever_its_numbers_are(tmp_path):
     numbers = {"count": 2, "loss": np.inf, "top1": 0.5, "top5": np.nan, "mae": -np.inf}
-    workdir.write_result(tmp_path, "test", 3, {"a": numbers})
+    run_files.write_result(tmp_path, "test", 3, {"a": numbers})
     text = (tmp_path / "result.json").read_text()
     json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
     none = dict.fromkeys(("loss", "top5", "mae"), np.nan)
-    split, step, found = workdir.read_result(tmp_path)
+    split, step, found = run_files.read_result(tmp_path)
     assert (split, step) == ("test", 3)
     np.testing.assert_equal(found, {"a": numbers | none})
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from crl_jax import logs, metrics, networks, run_check, workdir
+from crl_jax import logs, metrics, networks, run_check, run_files, workdir
 from crl_jax.comparison.plan import Plan, PlannedRun, Variant
 from crl_jax.comparison.together import seeds_at_once
 from crl_jax.errors import Diverged, UserError
@@ -120,7 +120,7 @@ def read_outcome(run: PlannedRun) -> Outcome:
     Raises:
       UserError: one of its files is damaged.
     """
-    _, step, test = workdir.read_result(run.folder)
+    _, step, test = run_files.read_result(run.folder)
     try:
         rows = [row for row in logs.read_rows(run.folder) if row["split"] == "val"]
         chosen = [row for row in rows if int(row["step"]) == step][-1]

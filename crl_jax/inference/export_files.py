@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import crl_jax
-from crl_jax import json_files, metrics
+from crl_jax import json_files, metrics, run_files
 from crl_jax import workdir as workdir_lib
 from crl_jax.inference import exported, model_card, space
 from crl_jax.inference.model_card import Result
@@ -53,7 +53,7 @@ def files(trained: Trained, workdir: Path, what: dict[str, str]) -> dict[str, An
     }
     if data.resize:
         preprocessor["largest_shorter_side_before_crop"] = data.resize
-    workdir_lib.read_combinations(workdir, categorical_classes(kinds))  # it is whole
+    run_files.read_combinations(workdir, categorical_classes(kinds))  # it is whole
     result = _result(workdir, trained.step)
     if what["format"] == "space":
         metadata = space.settings(_title(workdir, what), _tags(trained))
@@ -109,7 +109,7 @@ def _result(workdir: Path, step: int) -> Result | None:
     """Returns what the run ended with; None if it has not, or with another step."""
     if not workdir_lib.is_done(workdir):
         return None
-    split, step_of_result, result = workdir_lib.read_result(workdir)
+    split, step_of_result, result = run_files.read_result(workdir)
     return (split, result) if step_of_result == step else None
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from crl_jax import devices, evaluation, metrics
+from crl_jax import devices, evaluation, metrics, run_files
 from crl_jax import workdir as workdir_lib
 from crl_jax.data import Batch
 from crl_jax.errors import UserError
@@ -139,7 +139,7 @@ def choose_weights(
     workdir = Path(workdir)
     run = workdir_lib.read(workdir)
     classes = categorical_classes(run.kinds)
-    combinations, _ = workdir_lib.read_combinations(workdir, classes)
+    combinations, _ = run_files.read_combinations(workdir, classes)
     if combinations.ndim < 2 or combinations.shape[1] < 2:
         raise UserError(
             f"The run in {workdir} has no two categorical tasks with labels that "
@@ -162,7 +162,7 @@ def choose_weights(
             "cannot be chosen on it: label some, and train in another --workdir."
         )
     rule = choose_rule(combinations, probabilities, labels)
-    workdir_lib.write_combinations(workdir, combinations, rule.weights)
+    run_files.write_combinations(workdir, combinations, rule.weights)
     judged = _judge(rule, *_answers(judged_on))
     _print(rule, judged, judged_on.split, judged_on.trained.step)
     console.print(

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from jax.sharding import Mesh
 
-from crl_jax import devices, step, trained, workdir
+from crl_jax import devices, run_files, step, trained
 from crl_jax.data import unlabelled
 from crl_jax.inference import exported
 from crl_jax.inference.joint import JointRule
@@ -92,7 +92,7 @@ def load(directory: str | os.PathLike[str]) -> "Predictor":
     read = exported.load if exported.is_in(folder) else trained.load
     network = read(folder, mesh)
     tasks = categorical_classes(network.run.kinds)
-    combinations, weights = workdir.read_combinations(folder, tasks)
+    combinations, weights = run_files.read_combinations(folder, tasks)
     rule = None
     if len(tasks) > 1 and len(combinations):
         rule = JointRule(combinations, {t: weights.get(t, 1.0) for t in tasks})
