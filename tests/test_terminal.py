@@ -1,6 +1,7 @@
 """What is printed stands as it was meant, whatever the names are."""
 
 import ast
+import contextlib
 import itertools
 import re
 import time
@@ -75,7 +76,7 @@ def test_a_slow_disk_is_told_of(small_config, tmp_path, monkeypatch, capsys):
 def test_a_clock_that_jumps_changes_nothing(
     small_config, whole, tmp_path, monkeypatch, capsys
 ):
-    """By years, to and fro, at each batch; Orbax may give up a checkpoint then."""
+    """By years, to and fro, at each batch; Orbax may give up checkpoints then."""
     now, jumps = time.time, itertools.cycle([0, 3e8, -3e8, 1e8])
     prefetch = devices.prefetch
 
@@ -86,7 +87,8 @@ def test_a_clock_that_jumps_changes_nothing(
             yield batch
 
     monkeypatch.setattr(devices, "prefetch", jumping)
-    train(small_config, tmp_path)
+    with contextlib.suppress(UserError):  # the last one is lost
+        train(small_config, tmp_path)
     a, b = ((run / "metrics.csv").read_bytes() for run in (whole[0], tmp_path))
     assert a == b
     speeds = re.findall(
