@@ -1,10 +1,10 @@
 """Compare networks on the same data, over several seeds.
 
-  python -m crl_jax.compare --config=configs/digits.py --seeds=5 --workdir=runs/all
+  python -m crl_jax.compare --config=configs/digits.py --workdir=runs/all
 
 It trains what is missing in --workdir, skips what is done, and writes there
   results.csv   a row a run and task
-  report.md     accuracies with spread, differences with intervals, costs, sweeps
+  report.md     accuracies, differences with intervals, costs, sweeps
   report.html   the same on one page
 Networks: S, one a task; M, multitask; X, as the config says; heads, one trunk; MTAN,
 one trunk that each task attends to in its own way; and cross-stitch and NDDR, which mix

@@ -5,7 +5,7 @@
 It writes to --out:
   counts.csv         pictures of each class in each split
   grid-<a>-<b>.png   training pictures of each pair of labels of two tasks
-  examples.png       training pictures as the stream gives them, with their labels
+  examples.png       training pictures as the stream gives them, with labels
 and warns of small classes, identical pictures in two splits or with two labels, and
 labels that meet in val or test but never in train.
 """

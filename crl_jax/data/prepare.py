@@ -1,6 +1,7 @@
-"""Write the shards of a config's data ahead of the training, which then finds them.
+r"""Write the shards of a config's data ahead of the training, which then finds them.
 
-  python -m crl_jax.data.prepare --config=configs/vso.py --config.data.manifest=vso.csv
+  python -m crl_jax.data.prepare --config=configs/vso.py \
+      --config.data.manifest=vso.csv
 
 Training writes the same shards at its start if they are not there. Stopped? The same
 command goes on where it was.

@@ -1,6 +1,7 @@
-"""Write the manifest of the Visual Sentiment Ontology (VSO) from its pictures.
+r"""Write the manifest of the Visual Sentiment Ontology (VSO) from its pictures.
 
-  python -m crl_jax.data.vso --images=Images_with_CC/bi_concepts1553 --out=vso.csv
+  python -m crl_jax.data.vso --images=Images_with_CC/bi_concepts1553 \
+      --out=vso.csv
 
 An adjective-noun pair (ANP) is a folder <adjective>_<noun>; a further _ belongs to the
 noun, unless --anps (written `ill-looking_man`) or --sentiment says where the adjective
