@@ -53,7 +53,14 @@ class Checkpoints:
             # Where folders cannot be made, threads would wait minutes for them.
             async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
         )
-        return ocp.CheckpointManager(epath.Path(self._directory), options=options)
+        # Orbax warns of what read_only says.
+        logger = logging.getLogger("absl")
+        level = logger.level
+        logger.setLevel(logging.ERROR if self._read_only else level)
+        try:
+            return ocp.CheckpointManager(epath.Path(self._directory), options=options)
+        finally:
+            logger.setLevel(level)
 
     @property
     def latest(self) -> int | None:

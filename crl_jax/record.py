@@ -67,6 +67,7 @@ class Record:
         self._log = MetricsLog(folder, program.kinds, self.done) if writes else NoLog()
         self._skipped = int(state.skipped)
         self._score: float | None = None
+        self._saved_score: float | None = None
 
     def take_start(self) -> TrainState:
         """Returns the state to go on from; once, since the next step uses it up."""
@@ -120,7 +121,7 @@ class Record:
           state: after it.
         """
         self._checkpoints.save(state, number, self._score)
-        self._score = None
+        self._saved_score, self._score = self._score, None
 
     def wait(self) -> int | None:
         """Waits until all is written; returns the step of the newest checkpoint."""
@@ -160,6 +161,8 @@ class Record:
           UserError: the last checkpoint could not be written.
         """
         program, steps = self._program, self._schedule.steps
+        # Once more, if the last checkpoint could not be written before.
+        self._checkpoints.save(state, steps, self._saved_score)
         self._checkpoints.wait()
         best, best_state = self._checkpoints.restore_best(program.abstract_state)
         if best_state is None:  # none could be written

@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import errno
 import os
 import re
 import shutil
@@ -12,6 +13,7 @@ from pathlib import Path
 import jax
 import launched
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
 from crl_jax import devices, evaluation, run_files
@@ -182,6 +184,25 @@ def test_a_full_disk_to_the_end(small_config, whole, small_disk, monkeypatch, ca
     (small_disk / "full").unlink()
     np.testing.assert_equal(train(small_config, directory), expected)
     assert_same_run(undisturbed, directory)
+
+
+def test_the_last_checkpoint_is_written_once_more(
+    whole, small_config, tmp_path, monkeypatch, capfd
+):
+    undisturbed, expected = whole
+    save, failed = ocp.CheckpointManager.save, []
+
+    def fails_once(manager, step, **arguments):
+        if step == 6 and not failed:
+            failed.append(step)
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return save(manager, step, **arguments)
+
+    monkeypatch.setattr(ocp.CheckpointManager, "save", fails_once)
+    np.testing.assert_equal(train(small_config, tmp_path), expected)
+    assert failed
+    assert "A checkpoint could not be written" in capfd.readouterr().out
+    assert_same_run(undisturbed, tmp_path)
 
 
 def test_a_folder_that_goes_away(small_config, whole, tmp_path, monkeypatch, capfd):

@@ -60,6 +60,11 @@ def test_probabilities_are_those_of_evaluate(predictor, trained, folder, tmp_pat
             assert f"{probability:.4f}" == row[f"{task}_probability"]
 
 
+def test_loading_a_network_logs_nothing(trained, caplog):
+    crl_jax.load(trained[0])
+    assert caplog.records == []
+
+
 def test_a_picture_is_a_path_bytes_or_an_array_alone_or_in_a_list(predictor, folder):
     path = folder / "20.png"
     with Image.open(path) as image:
