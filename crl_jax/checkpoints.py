@@ -7,6 +7,8 @@ import shutil
 import sys
 import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -43,24 +45,18 @@ class Checkpoints:
         best = policies.BestN(
             get_metric_fn=_score, n=1, keep_checkpoints_without_metrics=False
         )
-        options = ocp.CheckpointManagerOptions(
-            best_fn=_score,
-            preservation_policy=policies.AnyPreservationPolicy(
-                [policies.LatestN(2), best]
-            ),
-            read_only=self._read_only,
-            cleanup_tmp_directories=not self._read_only,
-            # Where folders cannot be made, threads would wait minutes for them.
-            async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
-        )
-        # Orbax warns of what read_only says.
-        logger = logging.getLogger("absl")
-        level = logger.level
-        logger.setLevel(logging.ERROR if self._read_only else level)
-        try:
+        with _no_warnings():  # of what read_only says
+            options = ocp.CheckpointManagerOptions(
+                best_fn=_score,
+                preservation_policy=policies.AnyPreservationPolicy(
+                    [policies.LatestN(2), best]
+                ),
+                read_only=self._read_only,
+                cleanup_tmp_directories=not self._read_only,
+                # Where folders cannot be made, threads would wait minutes for them.
+                async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
+            )
             return ocp.CheckpointManager(epath.Path(self._directory), options=options)
-        finally:
-            logger.setLevel(level)
 
     @property
     def latest(self) -> int | None:
@@ -246,6 +242,18 @@ def _reason(error: Exception) -> str:
 
 def _first_line(error: Exception) -> str:
     return (str(error) or type(error).__name__).splitlines()[0]
+
+
+@contextmanager
+def _no_warnings() -> Iterator[None]:
+    """Keeps Orbax's log quiet in the block."""
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 @functools.cache

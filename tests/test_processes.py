@@ -83,7 +83,8 @@ def test_two_processes_are_killed_and_one_goes_on(
 def test_two_processes_end_alike_and_the_first_alone_speaks(finished):
     directory, (first, second) = finished
     assert "all tasks right" in first
-    said = [line for line in second.splitlines() if not line.startswith("[Gloo]")]
+    # Gloo's threads write between each other's line and its end.
+    said = [line for line in second.splitlines() if line[:6] not in ("", "[Gloo]")]
     assert said == []
     _, _, result = run_files.read_result(directory)
     alone = evaluation.evaluate(directory, "test")
