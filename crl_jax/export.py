@@ -9,7 +9,7 @@ Hugging Face Hub expects it.
   stablehlo    model.stablehlo, for JAX without this package
   onnx         model.onnx, for ONNX Runtime (needs `pip install ".[onnx]"`)
   safetensors  the arrays alone (needs `pip install ".[safetensors]"`)
-  saved_model  saved_model/, for TensorFlow and TensorFlow Serving (with JAX 0.10)
+  saved_model  saved_model/, for TensorFlow and TensorFlow Serving (JAX 0.10)
   space        the demo page as a Hugging Face Space
                (needs `pip install ".[demo,safetensors]"`)
 """

@@ -161,9 +161,10 @@ class Record:
           UserError: the last checkpoint could not be written.
         """
         program, steps = self._program, self._schedule.steps
-        # Once more, if the last checkpoint could not be written before.
-        self._checkpoints.save(state, steps, self._saved_score)
         self._checkpoints.wait()
+        if self._checkpoints.latest != steps:  # it could not be written: once more
+            self._checkpoints.save(state, steps, self._saved_score)
+            self._checkpoints.wait()
         best, best_state = self._checkpoints.restore_best(program.abstract_state)
         if best_state is None:  # none could be written
             best, best_state = steps, state

@@ -319,6 +319,7 @@ def test_a_run_starts_from_another(trained, new_config, tmp_path, capsys):
 
     directory, _ = trained
     config = new_config()
+    config.model.branch_from = "res5a"  # as there
     config.init["from"] = str(directory)
     config.train.steps = 1
     config.optim.learning_rate = 1e-9
