@@ -75,7 +75,14 @@ def main() -> None:
     verb = cli.parser("export", __doc__)
     cli.add_workdir(verb, "folder of a run that was trained")
     add = verb.add_argument
-    add("--to", required=True, choices=FORMATS, dest="format", help="the format")
+    add(
+        "--to",
+        required=True,
+        choices=FORMATS,
+        dest="format",
+        metavar="FORMAT",  # all of them in one piece are wider than a terminal
+        help="one of those above",
+    )
     add(
         "--out",
         type=cli.path,
