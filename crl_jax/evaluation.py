@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from crl_jax import config as config_lib
-from crl_jax import devices, metrics, step
+from crl_jax import devices, metrics
 from crl_jax.data import Batch, source, stream
 from crl_jax.errors import UserError
 from crl_jax.kinds import Categorical, Kinds
@@ -183,23 +183,19 @@ class Evaluation:
       config: the run's, with its data where it is now.
       source: prepared data.
       split: of the data.
-      mesh: of the devices.
-      eval_step: from `step.map_eval_step`, compiled once for all splits.
     """
 
     trained: Trained
     config: ConfigDict
     source: source.Source
     split: str
-    mesh: Mesh
-    eval_step: Callable[..., Any]
 
     def run(
         self, on_logits: Callable[[Batch, dict[str, jax.Array]], None] | None = None
     ) -> metrics.Means:
         """Returns what `evaluate_batches` does, whose `on_logits` it takes."""
         batches = stream.eval_batches(self.source, self.config, self.split)
-        variables, kinds = self.trained.variables, self.trained.run.kinds
+        trained = self.trained
         processes = jax.process_count()  # each has about as many pictures
         with progress_bar("pictures", self.source.size(self.split)) as advance:
 
@@ -209,7 +205,12 @@ class Evaluation:
                     advance(processes * np.count_nonzero(batch["file"]))
 
             return evaluate_batches(
-                self.eval_step, variables, counted(), self.mesh, kinds, on_logits
+                trained.eval_step,
+                trained.variables,
+                counted(),
+                trained.mesh,
+                trained.run.kinds,
+                on_logits,
             )
 
 
@@ -242,9 +243,7 @@ def prepare(
     data = source.find_source(config)
     check_data(workdir, trained.run, data.classes, data.identity)
     data.check_split(split)
-    one = step.make_eval_step(trained.network, trained.run.kinds)
-    eval_step = step.map_eval_step(one, mesh)
-    return Evaluation(trained, config, data.prepared(), split, mesh, eval_step)
+    return Evaluation(trained, config, data.prepared(), split)
 
 
 def evaluate(

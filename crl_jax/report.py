@@ -64,7 +64,7 @@ def _report(name: str, prepared: "Evaluation", curves: "Section") -> str:
     result = prepared.run(findings.add)
     seconds = time.perf_counter() - start
     count = prepared.source.size(prepared.split)
-    devices = prepared.mesh.devices
+    devices = trained.mesh.devices
     speed = (
         f"This evaluation took {seconds:.1f} s for {count:,} pictures of "
         f"{run.config.data.image_size} px on {devices.size} "

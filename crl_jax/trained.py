@@ -1,33 +1,44 @@
 """A trained network, as a run left it in its folder."""
 
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from jax.sharding import Mesh
 
-from crl_jax import models, optim, train_state, workdir
+from crl_jax import models, step, workdir
 from crl_jax.checkpoints import Checkpoints
 from crl_jax.errors import UserError
 from crl_jax.kinds import widths
+from crl_jax.program import Program
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Trained:
     """A network with the variables of a run's best checkpoint.
 
     Attributes:
       run: what was trained, on what.
       network: whose logits follow the tasks of `run.kinds`.
-      variables: of the network, on every device of a mesh.
+      variables: of the network, on every device of `mesh`.
       step: steps done.
+      mesh: of the devices.
     """
 
     run: workdir.Run
     network: models.MultitaskResNet
     variables: Any
     step: int
+    mesh: Mesh
+
+    @cached_property
+    def eval_step(self) -> Callable[..., Any]:
+        """`step.make_eval_step`, mapped over the devices."""
+        one = step.make_eval_step(self.network, self.run.kinds)
+        return step.map_eval_step(one, self.mesh)
 
 
 def load(directory: Path, mesh: Mesh) -> Trained:
@@ -42,12 +53,9 @@ def load(directory: Path, mesh: Mesh) -> Trained:
     """
     run = workdir.read(directory)
     network = models.build(run.config, widths(run.kinds)).clone(task_devices=1)
-    optimizer = optim.make(run.config.optim, lambda count: 0.0)
-    abstract = train_state.abstract_state(
-        network, optimizer, run.config, run.kinds, mesh
-    )
+    program = Program(run.config, run.kinds, network, mesh, lambda count: 0.0)
     with closing(Checkpoints(directory, read_only=True)) as checkpoints:
-        best, state = checkpoints.restore_best(abstract)
+        best, state = checkpoints.restore_best(program.abstract_state)
     if state is None:
         raise UserError(f"--workdir={directory} has no checkpoint yet.")
-    return Trained(run, network, state.evaluated, best)
+    return Trained(run, network, state.evaluated, best, mesh)

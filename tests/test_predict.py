@@ -358,10 +358,10 @@ def test_importing_the_package_does_not_import_jax():
 def test_one_compilation_serves_a_whole_folder(predictor, folder):
     paths = unlabelled.find([folder])
     predictor(paths, batch_size=8)
-    before = predictor._eval_step._cache_size()
+    before = predictor.trained.eval_step._cache_size()
     predictor(paths, batch_size=8)
     predictor(paths[:11], batch_size=8)
-    assert predictor._eval_step._cache_size() == before
+    assert predictor.trained.eval_step._cache_size() == before
 
 
 def test_few_sizes_are_compiled_for_few_pictures(predictor, folder, monkeypatch):

@@ -85,9 +85,8 @@ def load(folder: Path, mesh: Mesh) -> Trained:
             f"{_ARRAYS} back from where they came."
         ) from error
     variables = traverse_util.unflatten_dict(arrays, sep="/")
-    return Trained(
-        run, network, jax.device_put(variables, NamedSharding(mesh, P())), step
-    )
+    placed = jax.device_put(variables, NamedSharding(mesh, P()))
+    return Trained(run, network, placed, step, mesh)
 
 
 def _check_shapes(

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jax.sharding import Mesh
 
-from crl_jax import devices, run_files, step, trained
+from crl_jax import devices, run_files, trained
 from crl_jax.data import unlabelled
 from crl_jax.inference import exported
 from crl_jax.inference.joint import JointRule
@@ -96,7 +95,7 @@ def load(directory: str | os.PathLike[str]) -> "Predictor":
     rule = None
     if len(tasks) > 1 and len(combinations):
         rule = JointRule(combinations, {t: weights.get(t, 1.0) for t in tasks})
-    return Predictor(network, rule, mesh)
+    return Predictor(network, rule)
 
 
 class Predictor:
@@ -106,10 +105,8 @@ class Predictor:
       trained: the network, and what it was trained on.
     """
 
-    def __init__(self, trained: Trained, rule: JointRule | None, mesh: Mesh) -> None:
-        self.trained, self._rule, self._mesh = trained, rule, mesh
-        eval_step = step.make_eval_step(trained.network, trained.run.kinds)
-        self._eval_step = step.map_eval_step(eval_step, mesh)
+    def __init__(self, trained: Trained, rule: JointRule | None) -> None:
+        self.trained, self._rule = trained, rule
 
     def without_cross_residuals(self) -> "Predictor":
         """Returns the same network, its variables as they are, where nothing crosses.
@@ -119,7 +116,7 @@ class Predictor:
         """
         network = self.trained.network.clone(cross_init=0.0, cross_learned=False)
         trained = dataclasses.replace(self.trained, network=network)
-        return Predictor(trained, self._rule, self._mesh)
+        return Predictor(trained, self._rule)
 
     @property
     def kinds(self) -> Kinds:
@@ -188,12 +185,13 @@ class Predictor:
         Returns:
           `{task: [B, K] float32}`, and of a regression its numbers, `[B]`.
         """
-        count, parts = len(images), self._mesh.shape[DATA_AXIS]
+        trained, count = self.trained, len(images)
+        parts = trained.mesh.shape[DATA_AXIS]
         size = math.ceil(max(count, batch_size) / parts) * parts
         images = np.pad(images, ((0, size - count), (0, 0), (0, 0), (0, 0)))
         labels = {task: kind.unlabelled(size) for task, kind in self.kinds.items()}
-        batch = devices.put_batch({"image": images, "labels": labels}, self._mesh)
-        _, logits = self._eval_step(self.trained.variables, batch)
+        batch = devices.put_batch({"image": images, "labels": labels}, trained.mesh)
+        _, logits = trained.eval_step(trained.variables, batch)
         answers = {t: kind.answer(logits[t]) for t, kind in self.kinds.items()}
         return {task: np.asarray(answer)[:count] for task, answer in answers.items()}
 
