@@ -92,13 +92,24 @@ def add_workdir(verb: argparse.ArgumentParser, help_text: str) -> None:
     )
 
 
-def add_data_of_run(verb: argparse.ArgumentParser) -> None:
-    """Adds the flags that say on what, and how, a run is evaluated."""
+def add_data_of_run(verb: argparse.ArgumentParser, or_other: bool = False) -> None:
+    """Adds the flags that say on what, and how, a run is evaluated.
+
+    Args:
+      verb: the verb's parser.
+      or_other: whether it may be another list than the run's, `--on=FILE`.
+    """
     add = verb.add_argument
     add("--split", help="such as val, or train[:10%%]; default: the run's test split")
     add("--batch_size", type=positive, help=BATCH_SIZE)
-    add("--manifest", type=path, metavar="FILE", help="the run's, where it is now")
+    where = verb.add_mutually_exclusive_group()
+    where.add_argument(
+        "--manifest", type=path, metavar="FILE", help="the run's, where it is now"
+    )
     add("--data_dir", type=path, metavar="DIR", help="where its shards are now")
+    if or_other:
+        help_text = "another list of pictures, with labels that were trained"
+        where.add_argument("--on", type=path, metavar="FILE", help=help_text)
 
 
 def add_processes(verb: argparse.ArgumentParser) -> None:

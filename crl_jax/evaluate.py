@@ -5,6 +5,8 @@
 It is the split that training reported at its end, unless --split says another one.
 --predictions=FILE.csv also writes a row a picture: its labels and what was predicted.
 Where the data is elsewhere now than in training, --manifest and --data_dir say where.
+--on=FILE is another list of labelled pictures instead, all of it unless --split says a
+part: its columns and class names are the run's, or some of them.
 """
 
 from crl_jax import cli
@@ -14,7 +16,7 @@ def main() -> None:
     """Reads the arguments and evaluates."""
     verb = cli.parser("evaluate", __doc__)
     cli.add_workdir(verb, "folder of a run that was trained")
-    cli.add_data_of_run(verb)
+    cli.add_data_of_run(verb, or_other=True)
     add = verb.add_argument
     add("--predictions", type=cli.path, metavar="FILE", help="a CSV to write")
     arguments = cli.read(verb)

@@ -23,7 +23,7 @@ from crl_jax.kinds import Categorical, Kinds
 from crl_jax.terminal import percent, print_table, progress_bar
 from crl_jax.trained import Trained, load
 from crl_jax.whole_file import WholeFile
-from crl_jax.workdir import check_data
+from crl_jax.workdir import Run, check_data
 
 
 def evaluate_batches(
@@ -183,12 +183,19 @@ class Evaluation:
       config: the run's, with its data where it is now.
       source: prepared data.
       split: of the data.
+      other: name of the list, if it is another one than the run's.
     """
 
     trained: Trained
     config: ConfigDict
     source: source.Source
     split: str
+    other: str = ""
+
+    @property
+    def title(self) -> str:
+        """The split, and of which list if that is not the run's."""
+        return f"{self.split} of {self.other}" if self.other else self.split
 
     def run(
         self, on_logits: Callable[[Batch, dict[str, jax.Array]], None] | None = None
@@ -220,30 +227,57 @@ def prepare(
     batch_size: int | None = None,
     manifest: str | os.PathLike[str] | None = None,
     data_dir: str | os.PathLike[str] | None = None,
+    on: str | os.PathLike[str] | None = None,
 ) -> Evaluation:
     """Returns the evaluation of the run in `workdir`; nothing is computed yet.
 
     Args:
       workdir: the run's folder.
-      split: of the run's data; None: that which training reported at its end.
+      split: of the data; None: that which training reported at its end, or all of `on`.
       batch_size: over all devices, rounded up to a multiple of them; None: as in
         training.
       manifest: the run's, where it is not where it was in training.
       data_dir: of the prepared shards, likewise.
+      on: another list of labelled pictures, in place of the run's data. Its columns and
+        class names are some of those that were trained.
 
     Raises:
-      UserError: there is no run, no checkpoint, no such split, or other data.
+      UserError: there is no run, no checkpoint, no such split, or other data; or a
+        mistake in `on`.
     """
     workdir, mesh = Path(workdir), devices.make_mesh()
     trained = load(workdir, mesh)
-    config = _moved(trained.run.config, manifest, data_dir)
-    split = config_lib.final_split(config) if split is None else split
+    config = config_lib.copy(trained.run.config)
     size = batch_size or config.data.batch_size
     config.data.batch_size = math.ceil(size / mesh.size) * mesh.size
-    data = source.find_source(config)
-    check_data(workdir, trained.run, data.classes, data.identity)
+    if data_dir is not None:
+        config.data.dir = os.fspath(data_dir)
+    if on is None:
+        data = _data_of_run(workdir, trained.run, config, manifest)
+        whole, other = config_lib.final_split(config), ""
+    else:
+        config.data.manifest = os.fspath(on)
+        data = source.find_source(config, trained.run.kinds)
+        whole, other = "+".join(data.splits), Path(on).name
+    split = whole if split is None else split
     data.check_split(split)
-    return Evaluation(trained, config, data.prepared(), split)
+    return Evaluation(trained, config, data.prepared(), split, other)
+
+
+def _data_of_run(
+    workdir: Path, run: Run, config: ConfigDict, manifest: str | os.PathLike[str] | None
+) -> source.Source:
+    """Returns the data that a run was trained on, whose manifest may have moved."""
+    if manifest is not None:
+        config.data.manifest = os.fspath(manifest)
+    if config.data.manifest and not Path(config.data.manifest).exists():
+        raise UserError(
+            f"The manifest {config.data.manifest} is not there: give --manifest=FILE, "
+            "where it is now."
+        )
+    data = source.find_source(config)
+    check_data(workdir, run, data.classes, data.identity)
+    return data
 
 
 def evaluate(
@@ -253,6 +287,7 @@ def evaluate(
     batch_size: int | None = None,
     manifest: str | os.PathLike[str] | None = None,
     data_dir: str | os.PathLike[str] | None = None,
+    on: str | os.PathLike[str] | None = None,
 ) -> metrics.Means:
     """Evaluates the best checkpoint of the run in `workdir` and prints the table.
 
@@ -263,6 +298,7 @@ def evaluate(
       batch_size: see `prepare`, as the next ones.
       manifest: where it is now.
       data_dir: where the shards are now.
+      on: another list.
 
     Raises:
       UserError: as `prepare` says; or a file that cannot be written, or that several
@@ -270,7 +306,7 @@ def evaluate(
     """
     if predictions is not None:
         devices.check_alone("A file of predictions is written")
-    evaluation = prepare(workdir, split, batch_size, manifest, data_dir)
+    evaluation = prepare(workdir, split, batch_size, manifest, data_dir, on)
     trained = evaluation.trained
     with ExitStack() as stack:
         on_logits = None
@@ -278,24 +314,5 @@ def evaluate(
             file = PredictionsFile(predictions, trained.run.kinds)
             on_logits = stack.enter_context(file).write
         result = evaluation.run(on_logits)
-    print_result(result, trained.run.kinds, evaluation.split, trained.step)
+    print_result(result, trained.run.kinds, evaluation.title, trained.step)
     return result
-
-
-def _moved(
-    config: ConfigDict,
-    manifest: str | os.PathLike[str] | None,
-    data_dir: str | os.PathLike[str] | None,
-) -> ConfigDict:
-    """Returns a copy of a config whose data is where it is now."""
-    config = config_lib.copy(config)
-    if manifest is not None:
-        config.data.manifest = os.fspath(manifest)
-    if data_dir is not None:
-        config.data.dir = os.fspath(data_dir)
-    if config.data.manifest and not Path(config.data.manifest).exists():
-        raise UserError(
-            f"The manifest {config.data.manifest} is not there: give --manifest=FILE, "
-            "where it is now."
-        )
-    return config

@@ -87,7 +87,7 @@ def _report(name: str, prepared: "Evaluation", curves: "Section") -> str:
         run_page.cost(by_network, speed),
         run_page.settings(trained),
     ]
-    heading = run_page.overview(name, trained, prepared.split, result)
+    heading = run_page.overview(name, prepared, result)
     return page.with_sections(f"{name}: report", heading, filter(None, sections))
 
 
@@ -95,7 +95,7 @@ def main() -> None:
     """Reads the arguments and writes the report."""
     verb = cli.parser("report", __doc__)
     cli.add_workdir(verb, "folder of a run that was trained")
-    cli.add_data_of_run(verb)
+    cli.add_data_of_run(verb, or_other=True)
     verb.add_argument(
         "--out", type=cli.path, metavar="FILE", help="default: DIR/report.html"
     )
@@ -108,7 +108,7 @@ def main() -> None:
     out = arguments.pop("out", arguments["workdir"] / "report.html")
     prepared = evaluation.prepare(**arguments)
     write_report(arguments["workdir"], prepared, out)
-    console.print(f"Wrote {out}, on the split {prepared.split}", soft_wrap=True)
+    console.print(f"Wrote {out}, on the split {prepared.title}", soft_wrap=True)
 
 
 if __name__ == "__main__":

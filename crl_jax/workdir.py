@@ -182,8 +182,8 @@ def check_data(workdir: Path, run: Run, classes: Classes, data: str) -> None:
         raise UserError(
             f"--workdir={workdir} holds a run on other data ({run.data} there, {data} "
             "now): the pictures or the manifest changed since. Take the data it was "
-            "trained on, or train in another --workdir; `python -m crl_jax.predict` "
-            "answers for any pictures."
+            "trained on, or train in another --workdir; `python -m crl_jax.evaluate "
+            "--on=FILE` judges it on another list."
         )
 
 

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import pytest
 
+import crl_jax
 from crl_jax import devices, evaluation, workdir
 from crl_jax import trained as trained_lib
 from crl_jax.data import preprocess
@@ -161,6 +162,69 @@ def test_other_classes_than_were_trained_are_refused(trained, tmp_path):
     path.write_text(json.dumps(swapped))
     with pytest.raises(UserError, match=r"other classes of task 'hue'"):
         evaluation.evaluate(tmp_path / "run", "test")
+
+
+def other_list(directory, folder, rows):
+    """Writes `other.csv` beside copies of the run's pictures."""
+    path = copy_data(directory, folder, "other.csv")
+    path.write_text("\n".join(["file,split,light,number", *rows]))
+    return path
+
+
+def test_another_list_is_judged_by_the_names_of_its_labels(trained, tmp_path, capsys):
+    """It has fewer classes, in another order, and a task less, and one more."""
+    directory, _ = trained
+    labels = {
+        "05.png": "n6",
+        "03.png": "n2",
+        "20.png": "n6",
+        "21.png": "",
+        "24.png": "n3",
+    }
+    rows = [f"{f},{'val' if f < '1' else 'test'},x,{n}" for f, n in labels.items()]
+    path = other_list(directory, tmp_path / "other", rows)
+    arguments = {"on": path, "data_dir": tmp_path / "shards"}
+    predictions = tmp_path / "p.csv"
+    result = evaluation.evaluate(directory, predictions=predictions, **arguments)
+    assert "split val+test of other.csv" in capsys.readouterr().out
+
+    known = [file for file, label in labels.items() if label]
+    answers = crl_jax.load(directory)([path.parent / file for file in known])
+    right = [
+        a.top("number")[0][0] == labels[f] for a, f in zip(answers, known, strict=True)
+    ]
+    assert result["number"]["count"] == len(known)
+    assert result["number"]["top1"] == np.mean(right)
+    assert {row["file"]: row["number"] for row in read_rows(predictions)} == labels
+    assert result["hue"]["count"] == result["joint"]["count"] == 0
+    part = evaluation.evaluate(directory, "test", **arguments)
+    assert part["number"]["count"] == 2
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (
+            ["01.png,test,x,n2", "02.png,test,x,N3"],
+            r"row 3 has 'N3' \(for 'n3'\?\): write",
+        ),
+        (["01.png,test,x,n2", "02.png,tset,x,n3"], r"row 3 has 'tset' \(for test\?\)"),
+        (["gone.png,test,x,n2"], r"row 2 has 'gone.png'"),
+    ],
+)
+def test_a_mistake_in_another_list_is_named(trained, tmp_path, rows, message):
+    path = other_list(trained[0], tmp_path / "other", rows)
+    with pytest.raises(UserError, match=rf"other.csv: .*{message}"):
+        evaluation.evaluate(trained[0], on=path)
+
+
+def test_another_list_must_be_there_and_have_a_task_of_the_run(trained, tmp_path):
+    path = other_list(trained[0], tmp_path / "other", ["01.png,test,x,n2"])
+    path.write_text(path.read_text().replace("number", "Number"))
+    with pytest.raises(UserError, match=r"no column is one of .*: hue, number. Name"):
+        evaluation.evaluate(trained[0], on=path)
+    with pytest.raises(UserError, match=r"gone.csv: No such file"):
+        evaluation.evaluate(trained[0], on=tmp_path / "gone.csv")
 
 
 def test_evaluate_answers_mistakes(trained, tmp_path, monkeypatch):

@@ -235,6 +235,29 @@ def test_cells_of_a_list(listed):
     assert texts == ["cat;rat", "-", ""]
 
 
+def test_cells_of_a_list_that_a_trained_network_is_evaluated_on(listed):
+    """Classes are those of training, in its order, and numbers in its unit."""
+    trained = listed(*GOOD).kinds | {"place": Categorical(("indoors", "outside"))}
+    cells = [("test", "dog", "7"), ("test", "-", ""), ("val", "", "8")]
+    path = listed(*GOOD[:4]).path
+    rows = [f"{i}.png,{','.join(of)}" for i, of in enumerate(cells)]
+    path.write_text("\n".join(["file,split,animals,age", *rows]))
+    manifest = read_manifest(path, trained=trained)
+    assert manifest.kinds == trained
+    np.testing.assert_array_equal(
+        manifest.labels["animals"], [[0, 1], [0, 0], [-1, -1]]
+    )
+    np.testing.assert_array_equal(manifest.labels["age"], np.float32([7, np.nan, 8]))
+    np.testing.assert_array_equal(manifest.labels["place"], [-1, -1, -1])
+    turned = trained | {"animals": Multilabel(("dog", "cat"))}
+    other = read_manifest(path, trained=turned)
+    assert other.labels["animals"][0].tolist() == [1, 0]
+    assert other.fingerprint != manifest.fingerprint
+    path.write_text(path.read_text().replace("dog", "dog;cow"))
+    with pytest.raises(UserError, match=r"may hold the 2 classes .* has 'cow'"):
+        read_manifest(path, trained=trained)
+
+
 def test_shards_of_other_kinds_are_others_and_those_of_classes_stay(listed):
     names = {
         (a, b): listed(*GOOD[:4], animals=a, age=b).fingerprint

@@ -192,7 +192,7 @@ MISTAKES = {
     ),
     "no label": (
         ["file,split,noun", "a.jpg,train,", "b.jpg,train,"],
-        ["column 'noun'", "no label", "two classes", "Fill the column or delete it"],
+        ["column 'noun'", "no label", "Fill the column or delete it"],
     ),
     "one class": (
         ["file,split,noun", "a.jpg,train,cat", "b.jpg,train,cat"],
@@ -228,7 +228,7 @@ MISTAKES = {
     ),
     "class never in train": (
         replaced(4, "sub/c.jpg,val,cow,"),
-        ["column 'noun'", "row 4 (val)", "'cow'", "move one", "or empty"],
+        ["column 'noun'", "row 4 (val)", "'cow'", "move one", "or take it out"],
     ),
     "line break in a class": (
         replaced(3, 'b.jpg,train,"dog\nbig",sad'),

@@ -53,7 +53,7 @@ def commands(page="README.md"):
 
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory, solid_pictures):
-    """A folder with the project's files, and a user's `labels.csv` and `kinds.csv`."""
+    """A folder with the project's files, and a user's lists and pictures."""
     folder = tmp_path_factory.mktemp("readme") / "clone"
     folder.mkdir()
     names = ("crl_jax", "configs", "benchmarks", "Makefile", "setup.cfg")
@@ -66,6 +66,7 @@ def clone(tmp_path_factory, solid_pictures):
         shutil.copy(file, folder / file.name)
     labels = solid_pictures.read_text().replace("hue,number", "noun,adjective")
     (folder / "labels.csv").write_text(labels)
+    (folder / "later.csv").write_text("file,split,adjective\n20.png,test,n6\n")
     cells = [("cat", "red;green", "1.5"), ("dog", "-", "2"), ("cat", "", "-3")]
     splits = ["train"] * 6 + ["val"] * 2 + ["test"] * 2
     rows = [

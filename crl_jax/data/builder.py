@@ -22,6 +22,7 @@ from crl_jax.data.features import FEATURES
 from crl_jax.data.manifest import SPLITS, Manifest, read_manifest
 from crl_jax.data.quiet import quiet_preparation, tf, tfds
 from crl_jax.errors import UserError
+from crl_jax.kinds import Kinds
 
 SHARD_BYTES = 128 * 2**20
 
@@ -195,6 +196,7 @@ def find_shards(
     data_dir: str | None = None,
     resize: int = 0,
     tasks: Mapping[str, ConfigDict] | None = None,
+    trained: Kinds | None = None,
 ) -> ManifestBuilder:
     """Returns the data set of a manifest, whether its shards are written or not.
 
@@ -205,11 +207,12 @@ def find_shards(
       data_dir: where TFDS keeps data sets; None means its default folder.
       resize: see `pictures.encode`.
       tasks: see `read_manifest`.
+      trained: likewise.
 
     Raises:
       UserError: a mistake in the manifest.
     """
-    manifest = read_manifest(path, tasks)
+    manifest = read_manifest(path, tasks, trained)
     stem = re.sub(r"[^A-Za-z0-9]+", "_", manifest.path.stem)[:50]
     name = f"{stem}-{manifest.fingerprint}" + (f"-{resize}px" if resize else "")
     config = ManifestConfig(name=name, manifest=manifest, resize=resize)

@@ -1,7 +1,8 @@
 """What the cells of a manifest's column mean, for each kind of task."""
 
+import difflib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -14,13 +15,17 @@ from crl_jax.kinds.multilabel import NONE, SEPARATOR
 Column = tuple[Kind, np.ndarray]  # with the labels of N pictures
 
 
-def read_column(table: Table, task: str, settings: ConfigDict) -> Column:
+def read_column(
+    table: Table, task: str, settings: ConfigDict, kind: Kind | None = None
+) -> Column:
     """Returns the kind of a task, and the labels of its column.
 
     Args:
       table: of the manifest.
       task: name of the column.
       settings: `config.tasks.<task>`.
+      kind: of a trained network, whose labels the column must keep to; None: the column
+        says what there is.
 
     Raises:
       UserError: a cell that is no label of this kind, or too few labels.
@@ -31,35 +36,31 @@ def read_column(table: Table, task: str, settings: ConfigDict) -> Column:
         "remove the line break, or close the double quote before it",
         lambda i: f"has {table.columns[task][i][:40]!r}",
     )
-    return _READERS[settings.kind](table, task, settings)
+    return _READERS[kind.name if kind else settings.kind](table, task, settings, kind)
 
 
-def _categorical(table: Table, task: str, settings: ConfigDict) -> Column:
+def _categorical(
+    table: Table, task: str, settings: ConfigDict, kind: Kind | None
+) -> Column:
     """Cells are class names; labels are int32 `[N]`, -1 where one is missing."""
-    cells, splits = table.columns[task], table.columns["split"]
-    names = tuple(sorted(set(cells) - {""}))
-    if len(names) < 2:
-        found = f"only the class {names[0]!r}" if names else "no label at all"
+    cells = table.columns[task]
+    parts = [[cell] if cell else [] for cell in cells]
+    kind = kind or Categorical(_names(table, task, parts))
+    if len(kind.names) < 2:
         raise UserError(
-            f"{table.path}: column {task!r} has {found}, and a task needs two classes. "
-            "Fill the column or delete it."
+            f"{table.path}: column {task!r} has only the class {kind.names[0]!r}, and "
+            "a task needs two classes. Fill the column or delete it."
         )
-    numbers = {name: i for i, name in enumerate(names)} | {"": -1}
-    labels = np.fromiter(map(numbers.__getitem__, cells), np.int32, len(cells))
-    classes, first = np.unique(labels, return_index=True)
-    trained = np.unique(labels[np.array(splits) == "train"])
-    table.check(
-        f"column {task!r}: every class needs a picture in train",
-        np.sort(first[(classes >= 0) & ~np.isin(classes, trained)]).tolist(),
-        "move one of the class's pictures to train, or empty the class's cells",
-        lambda i: f"({splits[i]}) has {cells[i]!r}",
-    )
-    return Categorical(names), labels
+    _check_known(table, task, parts, kind)
+    numbers = {name: i for i, name in enumerate(kind.names)} | {"": -1}
+    return kind, np.fromiter(map(numbers.__getitem__, cells), np.int32, len(cells))
 
 
-def _multilabel(table: Table, task: str, settings: ConfigDict) -> Column:
+def _multilabel(
+    table: Table, task: str, settings: ConfigDict, kind: Kind | None
+) -> Column:
     """Cells are class names with `;` between them, or `-`; labels are int8 `[N, K]`."""
-    cells, splits = table.columns[task], table.columns["split"]
+    cells = table.columns[task]
     parts = [
         [] if cell in ("", NONE) else [part.strip() for part in cell.split(SEPARATOR)]
         for cell in cells
@@ -78,31 +79,71 @@ def _multilabel(table: Table, task: str, settings: ConfigDict) -> Column:
             f"write {SEPARATOR!r} instead",
             lambda i: f"has {cells[i]!r}",
         )
-    names = tuple(sorted({part for of in parts for part in of}))
-    if not names:
+    kind = kind or Multilabel(_names(table, task, parts))
+    _check_known(table, task, parts, kind)
+    numbers = {name: i for i, name in enumerate(kind.names)}
+    labels = np.zeros((len(cells), len(numbers)), np.int8)
+    labels[[i for i, cell in enumerate(cells) if not cell]] = -1
+    for i, of in enumerate(parts):
+        labels[i, [numbers[part] for part in of]] = 1
+    return kind, labels
+
+
+def _names(table: Table, task: str, parts: Sequence[Sequence[str]]) -> tuple[str, ...]:
+    """Returns the class names of a column, sorted.
+
+    Args:
+      table: of the manifest.
+      task: name of the column.
+      parts: the class names of each row.
+
+    Raises:
+      UserError: there is none, or one that no picture in train has.
+    """
+    first: dict[str, int] = {}
+    trained: set[str] = set()
+    for i, (names, split) in enumerate(zip(parts, table.columns["split"], strict=True)):
+        for name in names:
+            first.setdefault(name, i)
+        if split == "train":
+            trained.update(names)
+    if not first:
         raise UserError(
             f"{table.path}: column {task!r} has no label at all. Fill the column or "
             "delete it."
         )
-    numbers = {name: i for i, name in enumerate(names)}
-    labels = np.zeros((len(cells), len(names)), np.int8)
-    labels[[i for i, cell in enumerate(cells) if not cell]] = -1
-    for i, of in enumerate(parts):
-        labels[i, [numbers[part] for part in of]] = 1
-    trained = np.any(labels[np.array(splits) == "train"] == 1, axis=0)
-    untrained = {
-        name for name, is_trained in zip(names, trained, strict=True) if not is_trained
-    }
     table.check(
         f"column {task!r}: every class needs a picture in train",
-        (i for i, of in enumerate(parts) if untrained.intersection(of)),
-        "move one of the class's pictures to train, or take the class out",
-        lambda i: f"({splits[i]}) has {cells[i]!r}",
+        sorted({i for name, i in first.items() if name not in trained}),
+        "move one of the class's pictures to train, or take it out of the cells",
+        lambda i: f"({table.columns['split'][i]}) has {table.columns[task][i]!r}",
     )
-    return Multilabel(names), labels
+    return tuple(sorted(first))
 
 
-def _regression(table: Table, task: str, settings: ConfigDict) -> Column:
+def _check_known(
+    table: Table, task: str, parts: Sequence[Sequence[str]], kind: Kind
+) -> None:
+    """Raises UserError if a row has a class that the kind has not."""
+    known = set(kind.names)
+
+    def describe(i: int) -> str:
+        other = next(name for name in parts[i] if name not in known)
+        lower = {name.lower(): name for name in kind.names}
+        close = difflib.get_close_matches(other.lower(), lower, 1)
+        return f"has {other!r}" + (f" (for {lower[close[0]]!r}?)" if close else "")
+
+    table.check(
+        f"column {task!r} may hold the {len(known):,} classes that were trained",
+        (i for i, names in enumerate(parts) if not known.issuperset(names)),
+        "write one of these, or take it out",
+        describe,
+    )
+
+
+def _regression(
+    table: Table, task: str, settings: ConfigDict, kind: Kind | None
+) -> Column:
     """Cells are numbers; labels are float32 `[N]`, NaN where one is missing."""
     cells, splits = table.columns[task], table.columns["split"]
     numbers = [_number(cell) for cell in cells]
@@ -113,13 +154,15 @@ def _regression(table: Table, task: str, settings: ConfigDict) -> Column:
         lambda i: f"has {cells[i]!r}",
     )
     labels = np.array(numbers, np.float64)
-    trained = labels[(np.array(splits) == "train") & ~np.isnan(labels)]
-    if not len(trained):
-        raise UserError(
-            f"{table.path}: column {task!r} has no number in train. Fill the column or "
-            "delete it."
-        )
-    return Regression.of_numbers(settings, trained), labels.astype(np.float32)
+    if kind is None:
+        trained = labels[(np.array(splits) == "train") & ~np.isnan(labels)]
+        if not len(trained):
+            raise UserError(
+                f"{table.path}: column {task!r} has no number in train. Fill the "
+                "column or delete it."
+            )
+        kind = Regression.of_numbers(settings, trained)
+    return kind, labels.astype(np.float32)
 
 
 def _number(cell: str) -> float:
@@ -134,7 +177,7 @@ def _number(cell: str) -> float:
 
 _LARGEST = float(np.finfo(np.float32).max)
 
-_READERS: Mapping[str, Callable[[Table, str, ConfigDict], Column]] = {
+_READERS: Mapping[str, Callable[[Table, str, ConfigDict, Kind | None], Column]] = {
     Categorical.name: _categorical,
     Multilabel.name: _multilabel,
     Regression.name: _regression,

@@ -24,7 +24,7 @@ from crl_jax.config import default_task
 from crl_jax.data import columns
 from crl_jax.data.table import Table
 from crl_jax.errors import UserError
-from crl_jax.kinds import Categorical, Kind, class_names
+from crl_jax.kinds import Categorical, Kind, Kinds, class_names
 
 SPLITS = ("train", "val", "test")
 
@@ -39,7 +39,8 @@ class Manifest:
       fingerprint: hexadecimal digits that differ for another CSV, and for pictures of
         other sizes in bytes; of a thousand and more, some are looked at.
       kinds: of each task, in the order of the columns; class names are sorted, and the
-        position of a name is its label.
+        position of a name is its label. Or those of a trained network.
+      for_training: whether they are its own, and not those of a trained network.
       files: [N] paths with `/`, no two the same.
       splits: [N] values of `SPLITS`.
       labels: of N pictures, for each task as its kind has them.
@@ -49,6 +50,7 @@ class Manifest:
     root: Path
     fingerprint: str
     kinds: dict[str, Kind]
+    for_training: bool
     files: list[str] = dataclasses.field(repr=False)
     splits: list[str] = dataclasses.field(repr=False)
     labels: dict[str, np.ndarray] = dataclasses.field(repr=False)
@@ -77,13 +79,17 @@ class Manifest:
 
 
 def read_manifest(
-    path: str | os.PathLike[str], tasks: Mapping[str, ConfigDict] | None = None
+    path: str | os.PathLike[str],
+    tasks: Mapping[str, ConfigDict] | None = None,
+    trained: Kinds | None = None,
 ) -> Manifest:
     """Reads and checks a manifest; looks for its pictures but does not open them.
 
     Args:
       path: of the CSV.
       tasks: `config.tasks`, which says their kinds; they are categorical by default.
+      trained: the kinds of a network that is evaluated on it. Its labels are these, in
+        their order; a task without a column has none, and other columns do not count.
 
     Raises:
       UserError: anything wrong with the CSV, or a picture that is not there.
@@ -95,13 +101,35 @@ def read_manifest(
         raise UserError(f"{path}: {error.strerror}. Give a CSV file.") from error
     table = Table(path, content)
     splits = _splits(table)
+    for_training = trained is None
+    if for_training and "train" not in splits:
+        raise UserError(f"{path}: column 'split' never says train. Mend it.")
     files = _files(table)
+    kinds, labels = _labels(table, tasks or {}, trained)
+    declared = _declared(kinds, for_training)
+    fingerprint = _fingerprint(content, path.parent, files, declared)
+    return Manifest(
+        path, path.parent, fingerprint, kinds, for_training, files, splits, labels
+    )
+
+
+def _labels(
+    table: Table, tasks: Mapping[str, ConfigDict], trained: Kinds | None
+) -> tuple[dict[str, Kind], dict[str, np.ndarray]]:
+    """Returns the kinds of the tasks, and their labels as these have them."""
+    if trained and not trained.keys() & set(table.tasks):
+        raise UserError(
+            f"{table.path}: no column is one of the tasks that were trained: "
+            f"{', '.join(trained)}. Name them so in its first row."
+        )
     kinds, labels = {}, {}
-    for task in table.tasks:
-        settings = (tasks or {}).get(task) or default_task()
-        kinds[task], labels[task] = columns.read_column(table, task, settings)
-    fingerprint = _fingerprint(content, path.parent, files, kinds)
-    return Manifest(path, path.parent, fingerprint, kinds, files, splits, labels)
+    for task in trained or table.tasks:
+        kind, settings = (trained or {}).get(task), tasks.get(task) or default_task()
+        if kind and task not in table.tasks:
+            kinds[task], labels[task] = kind, kind.unlabelled(len(table.lines))
+        else:
+            kinds[task], labels[task] = columns.read_column(table, task, settings, kind)
+    return kinds, labels
 
 
 def _splits(table: Table) -> list[str]:
@@ -117,8 +145,6 @@ def _splits(table: Table) -> list[str]:
         "write one of these",
         describe,
     )
-    if "train" not in splits:
-        raise UserError(f"{table.path}: column 'split' never says train. Mend it.")
     return splits
 
 
@@ -169,9 +195,17 @@ def _listing(folder: Path) -> set[str]:
         return set()
 
 
-def _fingerprint(
-    content: bytes, root: Path, files: list[str], kinds: Mapping[str, Kind]
-) -> str:
+def _declared(kinds: Kinds, for_training: bool) -> bytes:
+    """Returns what else than the CSV makes the labels of its pictures what they are."""
+    if not for_training:
+        named = [(task, kind.name, kind.names) for task, kind in kinds.items()]
+        return repr(named).encode()
+    # Columns of class names, which most are, add nothing.
+    others = [(t, k.name) for t, k in kinds.items() if not isinstance(k, Categorical)]
+    return repr(others).encode() if others else b""
+
+
+def _fingerprint(content: bytes, root: Path, files: list[str], declared: bytes) -> str:
     """Returns 12 hexadecimal digits for the CSV, its kinds and the pictures it lists.
 
     The sizes of about a thousand pictures tell apart two sets, such as the same
@@ -179,7 +213,4 @@ def _fingerprint(
     """
     some = files[:: 1 + len(files) // 1000]
     sizes = np.array([os.path.getsize(root / file) for file in some], np.int64)
-    # Columns of class names, which most are, add nothing.
-    others = [(t, k.name) for t, k in kinds.items() if not isinstance(k, Categorical)]
-    declared = repr(others).encode() if others else b""
     return hashlib.sha256(content + sizes.tobytes() + declared).hexdigest()[:12]

@@ -58,6 +58,17 @@ class Source:
         """Number of outputs a task, `{task: K}`."""
         return widths(self.kinds)
 
+    @property
+    def splits(self) -> splits.Splits:
+        """What splits there are; before the preparation a manifest alone knows some."""
+        known = self.builder.info.splits
+        if known or self.manifest is None:
+            return known
+        return {
+            split: tfds.core.SplitInfo(name=split, shard_lengths=[count], num_bytes=0)
+            for split, count in self.manifest.counts.items()
+        }
+
     def prepared(self, beam_options: Any = None) -> "Source":
         """Returns the same data, with its shards written if they were not yet.
 
@@ -105,20 +116,10 @@ class Source:
     def check_split(self, name: str) -> None:
         """Raises UserError if there is no such split, or no example in it.
 
-        Before the preparation a manifest alone knows its splits, so nothing else is
-        checked then.
+        Nothing is checked as long as the splits are not known.
         """
-        known = self.builder.info.splits
-        if not known:
-            if self.manifest is None:
-                return
-            known = {
-                split: tfds.core.SplitInfo(
-                    name=split, shard_lengths=[count], num_bytes=0
-                )
-                for split, count in self.manifest.counts.items()
-            }
-        splits.check(name, known)
+        if self.splits:
+            splits.check(name, self.splits)
 
     def overlap(self, config: ConfigDict) -> str:
         """Returns a warning if prepared data would be tested on what is trained on."""
@@ -146,8 +147,12 @@ class Source:
         return self.split(split).num_examples
 
 
-def find_source(config: ConfigDict) -> Source:
+def find_source(config: ConfigDict, trained: Kinds | None = None) -> Source:
     """Returns the data of a checked config; nothing is written or downloaded yet.
+
+    Args:
+      config: names the data.
+      trained: of a manifest that a network is evaluated on; see `read_manifest`.
 
     Raises:
       UserError: the config names no data, or there is a mistake in what it names.
@@ -155,7 +160,7 @@ def find_source(config: ConfigDict) -> Source:
     data = config.data
     if data.manifest:
         builder = manifest_builder.find_shards(
-            data.manifest, data.dir or None, data.resize, config.tasks
+            data.manifest, data.dir or None, data.resize, config.tasks, trained
         )
         manifest = builder.builder_config.manifest
         size = f", at most {data.resize} px" if data.resize else ""

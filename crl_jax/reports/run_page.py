@@ -8,6 +8,7 @@ import numpy as np
 
 from crl_jax import config, metrics
 from crl_jax.costs import Cost
+from crl_jax.evaluation import Evaluation
 from crl_jax.kinds import Kinds, Measure
 from crl_jax.logs import read_rows
 from crl_jax.reports import charts, page
@@ -20,16 +21,14 @@ _LARGEST_MAP = 60  # classes whose confusions are drawn
 _LISTED = 12  # classes and confusions that are listed at first
 
 
-def overview(
-    name: str, trained: Trained, split: str, result: metrics.Means
-) -> list[Child]:
+def overview(name: str, of: Evaluation, result: metrics.Means) -> list[Child]:
     """Returns the heading, and a card a task."""
-    run = trained.run
+    run, data = of.trained.run, of.other or of.trained.run.data
     tasks = ", ".join(f"{task} ({kind.size})" for task, kind in run.kinds.items())
     model = run.config.model
     text = (
         f"ResNet-{model.depth}, branched from {model.branch_from}, for {tasks}. Split "
-        f"{split} of {run.data}, checkpoint of step {trained.step:,}."
+        f"{of.split} of {data}, checkpoint of step {of.trained.step:,}."
     )
     judged_by = metrics.measures(run.kinds)
     cards = [_card(task, judged_by[task], values) for task, values in result.items()]
