@@ -1,148 +1,40 @@
-"""Measures of a trained network, each example counted once."""
+"""A trained run before a split of labelled pictures: its own data, or another list."""
 
 import csv
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from crl_jax import config as config_lib
-from crl_jax import devices, metrics
+from crl_jax import devices, evaluation_loop, metrics
 from crl_jax.data import Batch, source, stream
 from crl_jax.errors import UserError
-from crl_jax.kinds import Categorical, Kinds
-from crl_jax.terminal import percent, print_table, progress_bar
+from crl_jax.kinds import Kinds
+from crl_jax.terminal import progress_bar
 from crl_jax.trained import Trained, load
 from crl_jax.whole_file import WholeFile
 from crl_jax.workdir import Run, check_data
 
 
-def evaluate_batches(
-    eval_step: Callable[..., Any],
-    variables: Any,
-    batches: Iterable[Batch],
-    mesh: Mesh,
-    kinds: Kinds,
-    on_logits: Callable[[Batch, dict[str, jax.Array]], None] | None = None,
-) -> metrics.Means:
-    """Evaluates every example of `batches` once.
-
-    Args:
-      eval_step: from `step.map_eval_step`.
-      variables: of the network.
-      batches: from `stream.eval_batches`; padded examples have no labels.
-      mesh: from `devices.make_mesh`.
-      kinds: of the tasks, in the order of the result.
-      on_logits: called with each batch and its logits `{task: [B, K]}`.
-
-    Returns:
-      What `metrics.means` returns, with what needs all examples at once, too.
-    """
-    sums: list[metrics.Sums] = []
-    whole = {task: _Whole() for task, kind in kinds.items() if kind.judged_whole}
-    for batch in batches:
-        placed = devices.put_batch(batch, mesh)
-        batch_sums, logits = eval_step(variables, placed)
-        if sums:
-            jax.block_until_ready(sums[-1])  # at most two batches are under way
-            for examples in whole.values():
-                examples.fetch()
-        sums.append(batch_sums)
-        for task, examples in whole.items():
-            examples.add(logits[task], placed["labels"][task])
-        if on_logits is not None:
-            on_logits(batch, logits)
-    result = metrics.means(sums, kinds)
-    for task, examples in whole.items():
-        result[task] |= kinds[task].of_whole(*examples.arrays())
-    return result
-
-
-class _Whole:
-    """The logits and labels of a task for all examples of a split, on the host."""
-
-    def __init__(self) -> None:
-        self._on_devices: list[tuple[jax.Array, jax.Array]] = []
-        self._batches: list[tuple[np.ndarray, np.ndarray]] = []
-
-    def add(self, logits: jax.Array, labels: jax.Array) -> None:
-        """Adds those of a batch, which may still be computed."""
-        self._on_devices.append((logits, labels))
-
-    def fetch(self) -> None:
-        """Fetches what was added, of all processes."""
-        for logits, labels in self._on_devices:
-            self._batches.append((devices.fetch(logits), devices.fetch(labels)))
-        self._on_devices.clear()
-
-    def arrays(self) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the logits, `[N, K]`, and the labels."""
-        self.fetch()
-        logits, labels = zip(*self._batches, strict=True)
-        return np.concatenate(logits), np.concatenate(labels)
-
-
-def print_result(
-    result: metrics.Means,
-    kinds: Kinds,
-    split: str,
-    checkpoint_step: int,
-    name: str = "",
-) -> None:
-    """Prints a table a kind: a row a task, and one for all tasks right at once.
-
-    Args:
-      result: from `evaluate_batches`.
-      kinds: of the tasks.
-      split: that it is of.
-      checkpoint_step: steps that the network was trained for.
-      name: of the run, before the title.
-    """
-    tables: dict[str, list[str]] = {}
-    for task, kind in kinds.items():
-        tables.setdefault(kind.title, []).append(task)
-    for title, tasks in tables.items():
-        measures = kinds[tasks[0]].measures
-        rows = [
-            [
-                task,
-                f"{result[task]['count']:,}",
-                *(measure.text(result[task][measure.name]) for measure in measures),
-            ]
-            for task in tasks
-        ]
-        if isinstance(kinds[tasks[0]], Categorical):
-            together, none = result[metrics.JOINT], ["–"] * (len(measures) - 1)
-            count, right = f"{together['count']:,}", percent(together["top1"])
-            rows.append([metrics.title(metrics.JOINT), count, right, *none])
-        print_table(
-            f"{name}{title}, split {split}, checkpoint of step {checkpoint_step:,}",
-            ["task", "examples", *(measure.title for measure in measures)],
-            rows,
-        )
-
-
-class PredictionsFile:
-    """A CSV with a row an example; use it in a `with` statement.
+class PredictionRows:
+    """The rows of a CSV, one an example.
 
     Its columns are `file`, and for each task `<task>` (the label as a list has it,
     empty if missing), `<task>_predicted` (likewise) and `<task>_probability` (of what
     is predicted; of several classes as many numbers; of a regression there is no such
-    column). It is whole or not there: see `WholeFile`.
+    column).
     """
 
-    def __init__(self, path: str | os.PathLike[str], kinds: Kinds) -> None:
-        self._file, self._kinds = WholeFile(path, "--predictions"), kinds
-        self._rows = csv.writer(self._file)
+    def __init__(self, file: WholeFile, kinds: Kinds) -> None:
+        """Writes the header to an open file."""
+        self._rows, self._kinds = csv.writer(file), kinds
         header = ["file"]
         for task, kind in kinds.items():
             header += [task, f"{task}_predicted"]
@@ -161,17 +53,6 @@ class PredictionsFile:
                 row += [kind.label_text(batch["labels"][task][i]), kind.said(answer)]
                 row += [kind.probability_text(answer)] if kind.names else []
             self._rows.writerow(row)
-
-    def __enter__(self) -> "PredictionsFile":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._file.__exit__(kind, error, trace)
 
 
 @dataclass(frozen=True, eq=False)
@@ -200,7 +81,7 @@ class Evaluation:
     def run(
         self, on_logits: Callable[[Batch, dict[str, jax.Array]], None] | None = None
     ) -> metrics.Means:
-        """Returns what `evaluate_batches` does, whose `on_logits` it takes."""
+        """Returns the measures; `on_logits` is that of `evaluate_batches`."""
         batches = stream.eval_batches(self.source, self.config, self.split)
         trained = self.trained
         processes = jax.process_count()  # each has about as many pictures
@@ -211,7 +92,7 @@ class Evaluation:
                     yield batch
                     advance(processes * np.count_nonzero(batch["file"]))
 
-            return evaluate_batches(
+            return evaluation_loop.evaluate_batches(
                 trained.eval_step,
                 trained.variables,
                 counted(),
@@ -311,8 +192,9 @@ def evaluate(
     with ExitStack() as stack:
         on_logits = None
         if predictions is not None:
-            file = PredictionsFile(predictions, trained.run.kinds)
-            on_logits = stack.enter_context(file).write
+            file = stack.enter_context(WholeFile(predictions, "--predictions"))
+            on_logits = PredictionRows(file, trained.run.kinds).write
         result = evaluation.run(on_logits)
-    print_result(result, trained.run.kinds, evaluation.title, trained.step)
+    kinds, title = trained.run.kinds, evaluation.title
+    evaluation_loop.print_result(result, kinds, title, trained.step)
     return result

@@ -6,7 +6,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from crl_jax import devices, evaluation, metrics, run_files, start, step
+from crl_jax import devices, evaluation_loop, metrics, run_files, start, step
 from crl_jax.checkpoints import Checkpoints
 from crl_jax.data import Batch, stream
 from crl_jax.data.source import Source
@@ -102,7 +102,7 @@ class Record:
 
     def _evaluate(self, variables: Any, batches: Iterable[Batch]) -> metrics.Means:
         program = self._program
-        return evaluation.evaluate_batches(
+        return evaluation_loop.evaluate_batches(
             program.eval_step, variables, batches, program.mesh, program.kinds
         )
 
@@ -169,7 +169,7 @@ class Record:
         if best_state is None:  # none could be written
             best, best_state = steps, state
         result = self._evaluate(best_state.evaluated, batches)
-        evaluation.print_result(result, program.kinds, split, best, self._name)
+        evaluation_loop.print_result(result, program.kinds, split, best, self._name)
         self._checkpoints.check_saved(steps)
         if devices.is_first():  # the run is done
             run_files.write_result(self.folder, split, best, result)

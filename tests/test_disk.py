@@ -22,6 +22,7 @@ from crl_jax.errors import UserError
 from crl_jax.kinds import Categorical
 from crl_jax.logs import MetricsLog
 from crl_jax.train import train
+from crl_jax.whole_file import WholeFile
 
 KINDS = {"a": Categorical(("no", "yes"))}
 
@@ -345,7 +346,7 @@ def test_predictions_on_a_full_disk_are_answered_and_not_left(tmp_path, rows):
     logits = {"a": jax.numpy.zeros((rows, 2))}
     with (
         pytest.raises(UserError, match=r"--predictions=.*No space left on device"),
-        evaluation.PredictionsFile(file, KINDS) as predictions,
+        WholeFile(file, "--predictions") as predictions,
     ):
-        predictions.write(batch, logits)
+        evaluation.PredictionRows(predictions, KINDS).write(batch, logits)
     assert not list(tmp_path.iterdir())

@@ -112,7 +112,7 @@ def test_a_mistake_or_an_accident_leaves_earlier_predictions_alone(
     file.write_text("earlier")
     with pytest.raises(UserError, match="no split 'dev'"):
         evaluation.evaluate(directory, "dev", predictions=file)
-    monkeypatch.setattr(evaluation.PredictionsFile, "write", lambda *_: 1 / 0)
+    monkeypatch.setattr(evaluation.PredictionRows, "write", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         evaluation.evaluate(directory, "test", predictions=file)
     assert [path.name for path in tmp_path.iterdir()] == ["p.csv"]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import crl_jax
-from crl_jax import evaluation, run_files, step
+from crl_jax import evaluation_loop, run_files, step
 from crl_jax.errors import UserError
 from crl_jax.inference import joint
 from crl_jax.train import train
@@ -137,7 +137,7 @@ def test_weights_are_not_chosen_on_pictures_without_labels(
 ):
     directory = tmp_path / "run"
     shutil.copytree(trained[0], directory)
-    evaluate_batches = evaluation.evaluate_batches
+    evaluate_batches = evaluation_loop.evaluate_batches
 
     def without_hue(eval_step, variables, batches, *others):
         batches = (
@@ -150,7 +150,7 @@ def test_weights_are_not_chosen_on_pictures_without_labels(
         )
         return evaluate_batches(eval_step, variables, batches, *others)
 
-    monkeypatch.setattr(evaluation, "evaluate_batches", without_hue)
+    monkeypatch.setattr(evaluation_loop, "evaluate_batches", without_hue)
     before = (directory / "combinations.json").read_bytes()
     with pytest.raises(UserError, match="No picture of the split val has all labels"):
         joint.choose_weights(directory, "test")
@@ -162,7 +162,7 @@ def test_a_split_that_is_not_there_is_answered_before_anything_is_computed(
 ):
     directory = tmp_path / "run"
     shutil.copytree(trained[0], directory)
-    monkeypatch.setattr(evaluation, "evaluate_batches", lambda *_: 1 / 0)
+    monkeypatch.setattr(evaluation_loop, "evaluate_batches", lambda *_: 1 / 0)
     before = (directory / "combinations.json").read_bytes()
     with pytest.raises(UserError, match="no split 'tset'; it has train, val, test"):
         joint.choose_weights(directory, "tset")

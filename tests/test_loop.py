@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from crl_jax import evaluation, step
+from crl_jax import evaluation_loop, step
 from crl_jax.train import train
 
 
@@ -33,7 +33,7 @@ def test_the_moving_average_is_what_is_evaluated(small_config, tmp_path, monkeyp
     small_config.optim.ema = 0.9
     small_config.train.eval_every = small_config.train.steps
     evaluated, states = [], []
-    run, map_train_step = evaluation.evaluate_batches, step.map_train_step
+    run, map_train_step = evaluation_loop.evaluate_batches, step.map_train_step
 
     def recording_run(eval_step, variables, *rest):
         evaluated.append(jax.device_get(variables))
@@ -49,7 +49,7 @@ def test_the_moving_average_is_what_is_evaluated(small_config, tmp_path, monkeyp
 
         return recorded
 
-    monkeypatch.setattr(evaluation, "evaluate_batches", recording_run)
+    monkeypatch.setattr(evaluation_loop, "evaluate_batches", recording_run)
     monkeypatch.setattr(step, "map_train_step", recording_map)
     train(small_config, tmp_path / "run")
     last = jax.device_get(states[-1])

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from crl_jax import devices, evaluation, report, workdir
+from crl_jax import devices, evaluation, evaluation_loop, report, workdir
 from crl_jax import trained as trained_lib
 from crl_jax.errors import UserError
 from crl_jax.kinds import Categorical, Multilabel
@@ -302,13 +302,26 @@ def test_report_stands_alone_and_says_what_evaluate_says(
     assert "'labels.csv'" in reader.texts  # config.data.manifest
 
 
+def test_a_report_on_another_list_says_so(trained, tmp_path):
+    (directory, expected), out = trained, tmp_path / "report.html"
+    manifest = workdir.read(directory).config.data.manifest
+    prepared = evaluation.prepare(
+        directory, "test", on=manifest, data_dir=tmp_path / "shards"
+    )
+    report.write_report(directory, prepared, out)
+    text = out.read_text("utf-8")
+    assert "Split test of labels.csv" in text
+    # It is the run's own list, by another name.
+    assert f"{100 * expected['hue']['top1']:.2f}%" in text
+
+
 def test_what_would_spoil_a_report_is_answered_before_the_evaluation(
     trained, tmp_path, monkeypatch
 ):
     directory = tmp_path / "run"
     shutil.copytree(trained[0], directory)
     prepared = evaluation.prepare(str(directory))
-    monkeypatch.setattr(evaluation, "evaluate_batches", lambda *_: 1 / 0)
+    monkeypatch.setattr(evaluation_loop, "evaluate_batches", lambda *_: 1 / 0)
     for out in (tmp_path, tmp_path / "none" / "report.html"):
         with pytest.raises(UserError, match=f"--out={out} cannot be written"):
             report.write_report(str(directory), prepared, str(out))
