@@ -5,6 +5,7 @@ import itertools
 import os
 import re
 import resource
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -249,13 +250,20 @@ def test_streams_that_are_dropped_close_their_shards(plain):
     if not Path("/proc/self/fd").exists():
         pytest.skip("open files are counted in /proc")
     data, config = open_data(plain)
-    counts = []
-    for _ in range(3):
-        assert len(list(stream.eval_batches(data, config, "val"))) == 1
-        take(plain, 1)
+
+    def open_files_after(count):
+        for _ in range(count):
+            assert len(list(stream.eval_batches(data, config, "val"))) == 1
+            take(plain, 1)
         gc.collect()
-        counts.append(len(os.listdir("/proc/self/fd")))
-    assert counts[0] == counts[1] == counts[2]
+        return len(os.listdir("/proc/self/fd"))
+
+    before = open_files_after(1)
+    for _ in range(50):  # a thread of TensorFlow may hold the last one a little longer
+        if (after := open_files_after(2)) <= before:
+            break
+        time.sleep(0.1)
+    assert after <= before
 
 
 @pytest.fixture

@@ -104,7 +104,8 @@ def write_saved_model(trained: Trained, folder: Path) -> None:
     Raises:
       UserError: this TensorFlow is too old for the programs of this JAX.
     """
-    from crl_jax.data.quiet import tf  # first, since jax2tf imports TensorFlow aloud
+    # First, since jax2tf imports TensorFlow aloud.
+    from crl_jax.data.quiet import no_stderr, tf
 
     from jax.experimental import jax2tf  # isort: skip
 
@@ -126,7 +127,8 @@ def write_saved_model(trained: Trained, folder: Path) -> None:
         autograph=False,
     )
     try:
-        module.probabilities(tf.zeros((1, size, size, 3), tf.uint8))
+        with no_stderr():  # TensorFlow logs what it raises, too
+            module.probabilities(tf.zeros((1, size, size, 3), tf.uint8))
     except tf.errors.InvalidArgumentError as error:
         raise UserError(
             f"TensorFlow {tf.__version__} cannot run what JAX {jax.__version__} "
