@@ -80,17 +80,32 @@ def test_convolve_with_stride(size, rows, features):
     )
 
 
+FORMS = pytest.mark.parametrize("form", [winograd.SMALL, winograd.LARGE])
+
+
+@FORMS
 @pytest.mark.parametrize("size", [(6, 8), (7, 5), (2, 1)])
 @pytest.mark.parametrize(("channels", "features"), [(3, 5), (5, 3)])
-def test_winograd(size, channels, features):
+def test_winograd(form, size, channels, features):
     x = normal(2, *size, channels)
     kernel = 0.2 * normal(3, 3, channels, features, seed=1)
     assert_same(
-        winograd.convolve, lambda x, kernel: xla_convolve(x, kernel, 1), x, kernel
+        functools.partial(winograd.convolve_in, form),
+        lambda x, kernel: xla_convolve(x, kernel, 1),
+        x,
+        kernel,
     )
 
 
-def test_winograd_rounds_as_little_as_a_plain_convolution():
+def test_winograd_takes_large_tiles_where_they_are_many_and_filled():
+    shapes = [(8, 56, 56), (8, 7, 7), (32, 7, 7), (64, 2, 2), ("any", 56, 56)]
+    forms = [winograd.form_for((*shape, 64)) for shape in shapes]
+    small, large = winograd.SMALL, winograd.LARGE
+    assert forms == [large, small, large, small, small]
+
+
+@FORMS
+def test_winograd_rounds_about_as_little_as_a_plain_convolution(form):
     x, kernel = normal(2, 14, 14, 64), normal(3, 3, 64, 64, seed=1)
     padded = np.pad(x.astype(np.float64), ((0, 0), (1, 1), (1, 1), (0, 0)))
     exact = sum(
@@ -100,9 +115,12 @@ def test_winograd_rounds_as_little_as_a_plain_convolution():
     )
     errors = [
         np.abs(convolve(x, kernel) - exact).max()
-        for convolve in (winograd.convolve, lambda x, k: xla_convolve(x, k, 1))
+        for convolve in (
+            functools.partial(winograd.convolve_in, form),
+            lambda x, k: xla_convolve(x, k, 1),
+        )
     ]
-    assert errors[0] < 2 * errors[1]
+    assert errors[0] < 3 * errors[1]
 
 
 @pytest.mark.parametrize("size", [(6, 8), (7, 5), (1, 1)])
