@@ -1,7 +1,7 @@
 """What a network costs, from shapes alone."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,19 +76,25 @@ def cost(config: ConfigDict, classes: Mapping[str, int]) -> Cost:
     one, two = (
         _bytes(jax.eval_shape(kept_for_backward, variables, images(n))) for n in (1, 2)
     )
-    # Of a function of its own, since a trace of `apply` may be at hand.
-    with layers.traced_for("any"):
-        forward: Any = jax.jit(lambda *inputs: network.apply(*inputs)).lower(
-            variables, images(1)
-        )
     return Cost(
         shared=parameters["shared"],
         branch=parameters["branch"] // len(classes),
         heads={task: _size(variables["params"]["head"][task]) for task in classes},
         cross=parameters["cross"],
-        flops=forward.cost_analysis()["flops"],
+        flops=flops(network.apply, variables, images(1)),
         activation_bytes=two - one,  # parameters are kept too, but once
     )
+
+
+def flops(function: Callable[..., Any], *inputs: Any) -> float:
+    """Returns the FLOPs of a function of these inputs, or of their shapes.
+
+    With plain convolutions, and counted for a CPU: other devices count nothing.
+    """
+    with layers.traced_for("any"), jax.default_device(jax.devices("cpu")[0]):
+        # Of a function of its own, since another trace of this one may be at hand.
+        lowered: Any = jax.jit(lambda *inputs: function(*inputs)).lower(*inputs)
+    return lowered.cost_analysis()["flops"]
 
 
 def _size(tree: Any) -> int:

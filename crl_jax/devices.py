@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -63,6 +63,7 @@ def start(
         cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
         jax.config.update("jax_compilation_cache_dir", str(cache / "crl_jax/compiled"))
     _keep_freed_memory()
+    have_cpu()
     if not alone and not jax.distributed.is_initialized():
         try:
             jax.distributed.initialize(coordinator, processes, process)
@@ -88,6 +89,17 @@ def _keep_freed_memory() -> None:
         if hasattr(libc, "mallopt"):  # of glibc alone
             libc.mallopt(_MMAP_MAX, 0)
             libc.mallopt(_TRIM_THRESHOLD, -1)
+
+
+def have_cpu() -> None:
+    """Has JAX know the CPU beside the devices that JAX_PLATFORMS may name alone.
+
+    What a network costs is counted for it (see `costs`).
+    """
+    config: Any = jax.config  # whose settings have no types
+    platforms = config.jax_platforms
+    if platforms and "cpu" not in platforms.split(","):
+        jax.config.update("jax_platforms", f"{platforms},cpu")
 
 
 def _in_cluster() -> bool:

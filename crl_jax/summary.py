@@ -58,6 +58,9 @@ def main() -> None:
     verb = cli.parser("summary", __doc__)
     cli.add_config(verb)
     config = cli.read(verb).config
+    from crl_jax import devices  # JAX, which a mistake is answered without
+
+    devices.have_cpu()
 
     classes = config_lib.given_classes(config)
     if not classes:

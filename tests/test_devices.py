@@ -40,6 +40,23 @@ def test_processes_need_a_place_to_meet(flags):
         devices.start(**flags)
 
 
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [("tpu", "tpu,cpu"), ("cpu", "cpu"), ("cuda,cpu", "cuda,cpu")],
+)
+def test_the_cpu_is_known_beside_what_jax_platforms_names(given, expected):
+    code = "import jax; from crl_jax import devices; devices.have_cpu(); "
+    code += "print(jax.config.jax_platforms)"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"JAX_PLATFORMS": given},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == expected
+
+
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc alone is told so")
 def test_a_step_uses_the_memory_of_the_one_before():
     def pages(*arguments):
