@@ -5,6 +5,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 Array = jax.Array
 
@@ -72,10 +73,53 @@ def _max_pool_backward(
     size: int, stride: int, kept: tuple[Array, Array], y_bar: Array
 ) -> tuple[Array]:
     x, place = kept  # of x, only the shape
-    parts = [jnp.where(place == i, y_bar, 0) for i in range(size * size)]
-    return tuple(
-        jax.linear_transpose(lambda x: shifted(x, (size, size), stride, 0), x)(parts)
+    parts = [
+        [_of_phase(place, y_bar, (i, j), size, stride) for j in range(stride)]
+        for i in range(stride)
+    ]
+    x_bar = jnp.stack([jnp.stack(row, axis=3) for row in parts], axis=2)
+    b, h, _, w, _, c = x_bar.shape
+    x_bar = x_bar.reshape(b, h * stride, w * stride, c)
+    return (x_bar[:, : x.shape[1], : x.shape[2]],)
+
+
+def _of_phase(
+    place: Array, y_bar: Array, phase: tuple[int, int], size: int, stride: int
+) -> Array:
+    """Returns the gradient of every stride-th row and column of pixels.
+
+    Args:
+      place: of the largest value of each window, `[B, H', W', C]`.
+      y_bar: the windows' gradient, of the same shape.
+      phase: the first of the rows, and of the columns.
+      size: see `max_pool`.
+      stride: see `max_pool`.
+    """
+    rows, columns = (_seen(first, size, stride) for first in phase)
+    return sum(
+        (
+            _moved_up(jnp.where(place == i * size + j, y_bar, 0), down, right)
+            for i, down in rows
+            for j, right in columns
+        ),
+        start=jnp.zeros_like(y_bar),
     )
+
+
+def _seen(first: int, size: int, stride: int) -> list[tuple[int, int]]:
+    """Returns where windows see the rows `first`, `first + stride` and so on.
+
+    Returns:
+      Their row of a window, and how many windows after that of the same number.
+    """
+    after, row = divmod(first + size // 2, stride)
+    return [(i, after - n) for n, i in enumerate(range(row, size, stride))]
+
+
+def _moved_up(x: Array, rows: int, columns: int) -> Array:
+    """Returns `x[:, rows:, columns:]`, with zeros behind it, or likewise backwards."""
+    moves = ((0, 0, 0), (-rows, rows, 0), (-columns, columns, 0), (0, 0, 0))
+    return lax.pad(x, jnp.zeros((), x.dtype), moves)
 
 
 max_pool.defvjp(_max_pool_forward, _max_pool_backward)
