@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from crl_jax import cli, costs
+from crl_jax.models import layers
 from crl_jax.models.batch_norm import BatchNorm
 
 EPSILON = 1e-5
@@ -28,10 +29,19 @@ def start_statistics(shape=SHAPE[-1:]):
     return {"mean": np.zeros(shape, np.float32), "var": np.ones(shape, np.float32)}
 
 
+class Nothing:
+    """A convolution that changes nothing."""
+
+    features = SHAPE[-1]
+
+    def __call__(self, x, scale=1):
+        return x * scale
+
+
 def apply(params, x, stats, axis_name=None):
     module = BatchNorm(train=True, axis_name=axis_name)
     variables = {"params": params, "batch_stats": stats}
-    return module.apply(variables, x, mutable=["batch_stats"])
+    return module.apply(variables, Nothing(), x, mutable=["batch_stats"])
 
 
 def loss(params, x, axis_name=None):
@@ -69,11 +79,13 @@ def test_training_and_running_averages_against_numpy():
         np.testing.assert_allclose(stats[name], value, rtol=1e-5)
 
 
-def test_evaluation_uses_the_running_averages():
+@pytest.mark.parametrize("backend", ["cpu", "gpu", "tpu"])
+def test_evaluation_uses_the_running_averages(backend):
     x, params = pictures(), parameters()
     stats = {"mean": pictures(2)[0, 0, 0], "var": abs(pictures(3)[0, 0, 0]) + 1}
     variables = {"params": params, "batch_stats": stats}
-    y = BatchNorm(train=False).apply(variables, x)
+    with layers.traced_for(backend):
+        y = BatchNorm(train=False).apply(variables, Nothing(), x)
     expected = (x - stats["mean"]) / np.sqrt(stats["var"] + EPSILON)
     expected = expected * params["scale"] + params["bias"]
     np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5)

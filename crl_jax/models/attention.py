@@ -46,10 +46,13 @@ class StageAttention(nn.Module):
         early = units.to_each_task(early, self.tasks)
         if before is None:
             return mask(early) * x[None]
-        carried = layers.Conv(
+        carry = layers.Conv(
             x.shape[-1], size=3, stride=2, dtype=self.dtype, name="carry"
-        )(before.reshape(-1, *before.shape[2:]))
-        carried = layers.relu(self.norm(name="carry_norm")(carried))
+        )
+        carried = self.norm(name="carry_norm")(
+            carry, before.reshape(-1, *before.shape[2:])
+        )
+        carried = layers.relu(carried)
         carried = carried.reshape(early.shape)
         return mask(jnp.concatenate([early, carried], axis=-1)) * x[None]
 
@@ -64,7 +67,7 @@ class _Mask(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         conv = functools.partial(layers.Conv, size=1, dtype=self.dtype, in_branch=True)
-        x = conv(max(1, self.features // _REDUCTION), name="conv1")(x)
-        x = layers.relu(self.norm(name="norm1")(x))
-        x = conv(self.features, name="conv2")(x)
-        return nn.sigmoid(self.norm(name="norm2")(x))
+        first = conv(max(1, self.features // _REDUCTION), name="conv1")
+        x = layers.relu(self.norm(name="norm1")(first, x))
+        second = conv(self.features, name="conv2")
+        return nn.sigmoid(self.norm(name="norm2")(second, x))

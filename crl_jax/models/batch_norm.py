@@ -14,7 +14,7 @@ Array = jax.Array
 
 
 class BatchNorm(nn.Module):
-    """Batch normalisation of the channels of `[B, H, W, C]`, Ioffe and Szegedy 2015.
+    """Batch normalisation of what a convolution gives, Ioffe and Szegedy 2015.
 
     Mean, variance, scale and bias are first folded to one factor and one summand a
     channel, so that the pictures are read once. Statistics and arithmetic are float32.
@@ -33,17 +33,24 @@ class BatchNorm(nn.Module):
     scale_init: Callable[..., Array] = nn.initializers.ones
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
-        """Normalises `x`, `[B, H, W, C]`, and keeps its dtype."""
-        shape = (x.shape[-1],)
+    def __call__(self, conv: layers.Conv, x: Array) -> Array:
+        """Normalises `conv(x)`, `[B, H, W, C]`, and keeps its dtype.
+
+        Args:
+          conv: the layer before this one.
+          x: its input.
+        """
+        shape = (conv.features,)
         scale = self.param("scale", self.scale_init, shape, jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, shape, jnp.float32)
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape)
         running_var = self.variable("batch_stats", "var", jnp.ones, shape)
         if not self.train:
             inverse_std = lax.rsqrt(running_var.value + self.epsilon)
-            return _scale_and_shift(x, running_mean.value, inverse_std, scale, bias)
+            factor, summand = _fold(running_mean.value, inverse_std, scale, bias)
+            return layers.scale_and_shift(conv, x, factor, summand)
 
+        x = conv(x)
         axis_name = None if self.is_initializing() else self.axis_name
         mean, var = batch_statistics(lax.stop_gradient(x), axis_name)
         if not self.is_initializing():
@@ -133,11 +140,17 @@ def _normalise_backward(
 normalise.defvjp(_normalise_forward, _normalise_backward)
 
 
-def _scale_and_shift(
-    x: Array, mean: Array, inverse_std: Array, scale: Array, bias: Array
-) -> Array:
+def _fold(
+    mean: Array, inverse_std: Array, scale: Array, bias: Array
+) -> tuple[Array, Array]:
+    """Returns what normalisation multiplies by, and what it adds, `[C]` each."""
     factor = scale * inverse_std
-    return (x * _channels(factor) + _channels(bias - mean * factor)).astype(x.dtype)
+    return factor, bias - mean * factor
+
+
+def _scale_and_shift(x: Array, *statistics: Array) -> Array:
+    factor, summand = _fold(*statistics)
+    return (x * _channels(factor) + _channels(summand)).astype(x.dtype)
 
 
 def _channels(v: Array) -> Array:

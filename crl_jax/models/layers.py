@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 
-from crl_jax.models import cpu, windows, winograd, xla
+from crl_jax.models import cpu, gpu, windows, winograd, xla
 
 Array = jax.Array
 Dtype = Any
@@ -26,6 +26,9 @@ he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 # fewest channels, and tiles of a batch, for which Winograd's algorithm pays there (in
 # float32; it would lose digits of bfloat16).
 _SMALL, _WIDE, _TILES = 64, 64, 64
+
+# Most channels of pictures that a GPU convolves as blocks of pixels.
+_FEW = 4
 
 
 # What layers are traced for; None: for where they will run.
@@ -88,7 +91,7 @@ def update_if(condition: Array, update: Callable[[Tree], Tree], old: Tree) -> Tr
     return jax.tree.map(lambda n, o: jnp.where(condition, n, o), update(old), old)
 
 
-def convolve(x: Array, kernel: Array, stride: int) -> Array:
+def convolve(x: Array, kernel: Array, stride: int, as_product: bool = True) -> Array:
     """Convolves pictures with a kernel, padded by half the kernel on every side.
 
     The padding is symmetric for every stride, as in torchvision and Keras's ResNets
@@ -98,12 +101,13 @@ def convolve(x: Array, kernel: Array, stride: int) -> Array:
       x: `[B, H, W, C]`.
       kernel: `[rows, columns, C, C_out]`, with odd rows and columns.
       stride: of both rows and columns.
+      as_product: whether a 1x1 kernel may be computed as a matrix product.
 
     Returns:
       `[B, ceil(H / stride), ceil(W / stride), C_out]`.
     """
     rows, columns = kernel.shape[:2]
-    if rows == columns and _is_product(rows, stride):
+    if as_product and rows == columns and _is_product(rows, stride):
         multiply = cpu.matmul if on("cpu") else jnp.dot
         return multiply(x[:, ::stride, ::stride], kernel[0, 0])
     if on("cpu") and stride == 1 and _suits_winograd(x, kernel):
@@ -113,6 +117,8 @@ def convolve(x: Array, kernel: Array, stride: int) -> Array:
         return cpu.convolve_patches(x, kernel, stride)
     if on("cpu") and stride > 1 and kernel.shape[-1] >= _WIDE:
         return cpu.convolve_with_stride(x, kernel, stride)
+    if on("gpu") and stride > 1 and x.shape[-1] <= _FEW:
+        return gpu.convolve_blocks(x, kernel, stride)
     return xla.convolve(x, kernel, stride)
 
 
@@ -196,6 +202,26 @@ def _task_convolve(stride: int) -> Callable[[Array, Array], Array]:
     return task_convolve
 
 
+def scale_and_shift(conv: "Conv", x: Array, factor: Array, summand: Array) -> Array:
+    """Returns `conv(x) * factor + summand`, of the dtype of `conv(x)`.
+
+    A GPU has the factor in the kernel, so that cuDNN's convolution can add the summand
+    and the shortcut, and take the ReLU, before it writes its output.
+
+    Args:
+      conv: a convolution.
+      x: `[B, H, W, C]`.
+      factor: `[C_out]`, float32.
+      summand: `[C_out]`, float32.
+    """
+    factor, summand = (jnp.expand_dims(v, (0, 1, 2)) for v in (factor, summand))
+    if on("gpu"):
+        y = conv(x, factor)
+        return y + summand.astype(y.dtype)
+    y = conv(x)
+    return (y * factor + summand).astype(y.dtype)
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def relu(x: Array, shared: bool = False) -> Array:
     """Returns max(x, 0); its derivative at 0 is 0.
@@ -242,12 +268,22 @@ class Conv(nn.Module):
     in_branch: bool = False
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
-        """Convolves `x`, `[B, H, W, C]`."""
+    def __call__(self, x: Array, scale: Array | None = None) -> Array:
+        """Convolves `x`, `[B, H, W, C]`.
+
+        Args:
+          x: of the dtype that the layer before gives.
+          scale: `[1, 1, 1, features]`, float32, that the output is multiplied by; see
+            `scale_and_shift`.
+        """
         shape = (self.size, self.size, x.shape[-1], self.features)
         kernel = self.param("kernel", he_normal, shape, jnp.float32)
+        if scale is not None:
+            kernel = kernel * scale
         x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
         # Products of all tasks are one product with T as its batch dimension.
         if self.in_branch and not _is_product(self.size, self.stride):
             return _task_convolve(self.stride)(x, kernel)
-        return convolve(x, kernel, self.stride)
+        # With a product XLA would not fuse what is added next.
+        alone = scale is None or self.in_branch
+        return convolve(x, kernel, self.stride, as_product=alone)

@@ -34,10 +34,9 @@ class Stem(nn.Module):
     def __call__(self, x: Array) -> Array:
         """Maps `[B, H, W, 3]` to `[B, H', W', features]`; H' is H/4 or H."""
         large = self.size == "large"
-        x = self.conv(
-            self.features, size=7 if large else 3, stride=2 if large else 1, name="conv"
-        )(x)
-        x = relu(self.norm(name="norm")(x))
+        size, stride = (7, 2) if large else (3, 1)
+        conv = self.conv(self.features, size=size, stride=stride, name="conv")
+        x = relu(self.norm(name="norm")(conv, x))
         if large:
             x = max_pool(x, size=3, stride=2)
         return x
@@ -61,11 +60,11 @@ class BasicUnit(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> tuple[Array, Array]:
         """Returns the residual and the shortcut of `x`, both `[B, H', W', C']`."""
-        y = self.conv(self.features, size=3, stride=self.stride, name="conv1")(x)
-        y = relu(self.norm(name="norm1")(y))
-        y = self.conv(self.features, size=3, name="conv2")(y)
+        conv = self.conv(self.features, size=3, stride=self.stride, name="conv1")
+        y = relu(self.norm(name="norm1")(conv, x))
+        conv = self.conv(self.features, size=3, name="conv2")
         # The unit begins as its shortcut alone (Goyal et al. 2017, section 5.1).
-        y = self.norm(name="norm2", scale_init=nn.initializers.zeros)(y)
+        y = self.norm(name="norm2", scale_init=nn.initializers.zeros)(conv, y)
         return y, _shortcut(self, x, y.shape[-1])
 
 
@@ -93,12 +92,12 @@ class BottleneckUnit(nn.Module):
         first, second = (
             (self.stride, 1) if self.stride_in == "1x1" else (1, self.stride)
         )
-        y = self.conv(self.features, size=1, stride=first, name="conv1")(x)
-        y = relu(self.norm(name="norm1")(y))
-        y = self.conv(self.features, size=3, stride=second, name="conv2")(y)
-        y = relu(self.norm(name="norm2")(y))
-        y = self.conv(self.features * self.expansion, size=1, name="conv3")(y)
-        y = self.norm(name="norm3", scale_init=nn.initializers.zeros)(y)
+        conv = self.conv(self.features, size=1, stride=first, name="conv1")
+        y = relu(self.norm(name="norm1")(conv, x))
+        conv = self.conv(self.features, size=3, stride=second, name="conv2")
+        y = relu(self.norm(name="norm2")(conv, y))
+        conv = self.conv(self.features * self.expansion, size=1, name="conv3")
+        y = self.norm(name="norm3", scale_init=nn.initializers.zeros)(conv, y)
         return y, _shortcut(self, x, y.shape[-1])
 
 
@@ -106,8 +105,8 @@ def _shortcut(unit: BasicUnit | BottleneckUnit, x: Array, channels: int) -> Arra
     """Returns `x`, projected where the unit changes its shape."""
     if unit.stride == 1 and x.shape[-1] == channels:
         return x
-    x = unit.conv(channels, size=1, stride=unit.stride, name="projection")(x)
-    return unit.norm(name="projection_norm")(x)
+    conv = unit.conv(channels, size=1, stride=unit.stride, name="projection")
+    return unit.norm(name="projection_norm")(conv, x)
 
 
 def over_tasks(layer: type[nn.Module], tasks: int) -> Any:
