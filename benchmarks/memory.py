@@ -9,8 +9,6 @@ memory from the compiled program, and times the steps in turns.
 from collections.abc import Callable
 from typing import Any
 
-import jax
-
 from benchmarks import step, turns
 from crl_jax import cli, devices, terminal
 
@@ -18,8 +16,8 @@ from crl_jax import cli, devices, terminal
 def main() -> None:
     """Measures, and prints a table."""
     verb = turns.parser(__doc__, depth=50, size=224, batch=8, repeats=7)
-    add = verb.add_argument
-    add(
+    turns.add_dtype(verb)
+    verb.add_argument(
         "--stages",
         nargs="+",
         default=["none", "2", "23", "234", "2345"],
@@ -31,6 +29,7 @@ def main() -> None:
     steps, memory = {}, {}
     for name in arguments.stages:
         config = step.make_config(arguments.depth, arguments.size, arguments.batch)
+        config.model.dtype = arguments.dtype
         config.model.remat = tuple(int(c) for c in name if c.isdecimal())
         program = step.program_of(config)
         state, placed = program.new_state(0), devices.put_batch(batch, program.mesh)
@@ -41,7 +40,7 @@ def main() -> None:
     first = arguments.stages[0]
     terminal.print_table(
         f"A step of X-ResNet-{arguments.depth}, {arguments.size} px, batch "
-        f"{arguments.batch}",
+        f"{arguments.batch}, {arguments.dtype}",
         ["stages", "temporary, MiB", f"/ {first}", "ms", "range", f"/ {first}"],
         [
             [
@@ -53,8 +52,8 @@ def main() -> None:
             ]
             for name, found in seconds.items()
         ],
-        f"{turns.CORES} cores; medians of {arguments.repeats}. Stages computed again; "
-        "memory beside state and batch.",
+        f"{turns.note(arguments)} Stages computed again; memory beside state and "
+        "batch.",
     )
     turns.write(arguments.json, {"seconds": seconds, "temporary_bytes": memory})
 
@@ -65,7 +64,7 @@ def repeated(compiled: Any, state: Any, batch: Any) -> Callable[[], object]:
     def run() -> object:
         nonlocal state
         state, report = compiled(state, batch)
-        return jax.block_until_ready(report)
+        return report
 
     return run
 

@@ -36,7 +36,7 @@ from crl_jax.program import Program
 def main() -> None:
     """Compiles, measures what can be measured, and prints a table."""
     verb = turns.parser(__doc__, depth=50, size=224, batch=8, repeats=11)
-    step.add_dtype(verb)
+    turns.add_dtype(verb)
     verb.add_argument(
         "--target", type=Path, metavar="FILE", help="describes a GPU to compile for"
     )
@@ -49,8 +49,9 @@ def main() -> None:
     else:
         devices.start()
     with layers.traced_for("any"):
-        # JAX counts nothing for a device that is not at hand, nor all of a loop.
-        counted = lower(step.program_of(config), batch)
+        # JAX counts FLOPs for CPUs alone, and not all of a loop.
+        alone = mesh_of(jax.devices("cpu")[0])
+        counted = lower(step.program_of(config, mesh=alone), batch)
     if target:
         with layers.traced_for("gpu"):
             lowered = lower(step.program_of(config, mesh=mesh), batch)
@@ -109,7 +110,12 @@ def described(target: Path) -> Mesh:
             f"--target={target}: {error}. It takes a description of a GPU, and "
             'pip install ".[cuda]".'
         ) from error
-    return Mesh(np.reshape(gpu.devices[:1], (1, 1)), (DATA_AXIS, TASK_AXIS))
+    return mesh_of(gpu.devices[0])
+
+
+def mesh_of(device: jax.Device) -> Mesh:
+    """Returns a mesh of one device."""
+    return Mesh(np.reshape(np.array(device), (1, 1)), (DATA_AXIS, TASK_AXIS))
 
 
 def measure(

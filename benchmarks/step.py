@@ -14,6 +14,7 @@ import importlib.util
 import os
 import statistics
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -47,7 +48,7 @@ Contestants = dict[str, Callable[[], object]]
 def main() -> None:
     """Measures, and prints a table."""
     verb = turns.parser(__doc__, depth=50, size=224, batch=8, repeats=11)
-    add_dtype(verb)
+    turns.add_dtype(verb)
     verb.add_argument(
         "--compile",
         action="store_true",
@@ -71,16 +72,6 @@ def main() -> None:
     turns.write(
         arguments.json,
         {"seconds": seconds, "cpu_seconds": cpu, "forward_flops": flops},
-    )
-
-
-def add_dtype(verb: argparse.ArgumentParser) -> None:
-    """Adds the flag of what is computed with."""
-    verb.add_argument(
-        "--dtype",
-        choices=("float32", "bfloat16"),
-        default="float32",
-        help="of the computation; parameters are float32",
     )
 
 
@@ -156,6 +147,7 @@ def torch_contestants(config: ConfigDict, batch: Batch, compiles: bool) -> Conte
 
     torch.set_num_threads(turns.CORES)
     torch.set_float32_matmul_precision("high")  # on GPUs, as JAX does by default
+    torch.backends.cudnn.benchmark = True  # tries its kernels, as XLA does
     device = torch.device("cpu" if layers.on("cpu") else "cuda")
     compiles = compiles or device.type == "cuda"
     images = torch.from_numpy(batch["image"]).permute(0, 3, 1, 2)
@@ -167,7 +159,8 @@ def torch_contestants(config: ConfigDict, batch: Batch, compiles: bool) -> Conte
         copy.load(variables)
         return copy.to(memory_format=torch.channels_last).train(training)
 
-    check_same(network, variables, batch, new(training=False)(images))
+    few = images[:8]
+    check_same(network, variables, batch["image"][:8], new(training=False)(few))
     trained, evaluated = new(training=True).to(device), new(training=False).to(device)
     images, labels = images.to(device), {t: v.to(device) for t, v in labels.items()}
     optimizer = torch.optim.SGD(
@@ -189,18 +182,29 @@ def torch_contestants(config: ConfigDict, batch: Batch, compiles: bool) -> Conte
     if compiles:
         trained, evaluated = torch.compile(trained), torch.compile(evaluated)
 
-    def train() -> float:
+    def train() -> object:
         optimizer.zero_grad()
         loss = loss_of(trained)
         loss.backward()
         optimizer.step()
-        return float(loss.detach())  # which waits for a GPU
+        return TorchLoss(loss.detach())
 
-    def evaluate() -> float:
+    def evaluate() -> object:
         with torch.inference_mode():
-            return float(loss_of(evaluated))
+            return TorchLoss(loss_of(evaluated))
 
     return {"PyTorch training": train, "PyTorch evaluation": evaluate}
+
+
+@dataclass(frozen=True)
+class TorchLoss:
+    """A loss of PyTorch that can be waited for as an array of JAX."""
+
+    loss: Any
+
+    def block_until_ready(self) -> None:
+        """Returns when a GPU has computed it, and all before it."""
+        float(self.loss)
 
 
 def initial(config: ConfigDict) -> tuple[models.MultitaskResNet, Any]:
@@ -219,11 +223,11 @@ def initial(config: ConfigDict) -> tuple[models.MultitaskResNet, Any]:
 
 
 def check_same(
-    network: models.MultitaskResNet, variables: Any, batch: Batch, theirs: Any
+    network: models.MultitaskResNet, variables: Any, images: np.ndarray, theirs: Any
 ) -> None:
     """Raises AssertionError where PyTorch's logits are others."""
     with jax.default_matmul_precision("highest"):
-        ours: Any = jax.jit(network.apply)(variables, batch["image"])
+        ours: Any = jax.jit(network.apply)(variables, images)
     for task in CLASSES:
         expected = np.asarray(ours[task])
         error = np.abs(theirs[task].detach().numpy() - expected).max()
@@ -259,8 +263,7 @@ def show(
         f"batch {arguments.batch}, {arguments.dtype}",
         ["", "ms", "range", used, "GFLOP/s", "PyTorch / it"],
         rows,
-        f"{turns.CORES} cores; medians of {arguments.repeats}. A step counts as three "
-        "forward passes.",
+        f"{turns.note(arguments)} A step counts as three forward passes.",
     )
 
 

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import turns
-from crl_jax import cli, devices, terminal
+from crl_jax import cli, costs, devices, terminal
 from crl_jax.models import MultitaskResNet, layers
 from crl_jax.models.batch_norm import BatchNorm
 from crl_jax.models.layers import Conv, relu
@@ -31,6 +31,7 @@ Program = Callable[[], object]
 def main() -> None:
     """Measures, and prints three tables."""
     verb = turns.parser(__doc__, depth=50, size=224, batch=8, repeats=11)
+    turns.add_dtype(verb)
     add = verb.add_argument
     add("--width", type=float, default=1.0, help="multiplies the channels")
     add("--tasks", type=int, default=3, help="of the first two tables")
@@ -50,13 +51,13 @@ def compare_mapped(arguments: argparse.Namespace) -> turns.Seconds:
     tasks, features = arguments.tasks, round(512 * arguments.width)
     side = -(-arguments.size // 32)
     shape = (tasks, arguments.batch, side, side, 4 * features)
-    x = jax.random.normal(jax.random.key(0), shape)
+    x = jax.random.normal(jax.random.key(0), shape, jnp.dtype(arguments.dtype))
 
     def unit(in_branch: bool) -> Any:
         layer: Any = BottleneckUnit
         if in_branch:
             layer = over_tasks(BottleneckUnit, tasks)
-        conv = functools.partial(Conv, in_branch=in_branch)
+        conv = functools.partial(Conv, in_branch=in_branch, dtype=x.dtype)
         norm = functools.partial(BatchNorm, train=True)
         return layer(features, stride=1, conv=conv, norm=norm)
 
@@ -99,7 +100,7 @@ def compare_mapped(arguments: argparse.Namespace) -> turns.Seconds:
         f"{list(shape[1:])}",
         ["", "ms", "range", "/ written out"],
         rows,
-        note(arguments),
+        turns.note(arguments),
     )
     return seconds
 
@@ -116,7 +117,7 @@ def compare_crossed(arguments: argparse.Namespace) -> turns.Seconds:
         f"{arguments.size} px, batch {arguments.batch}",
         ["", "ms", "range", "/ M-ResNet"],
         [row(seconds, name, "M-ResNet") for name in programs],
-        note(arguments),
+        turns.note(arguments),
     )
     return seconds
 
@@ -145,9 +146,9 @@ def compare_counts(arguments: argparse.Namespace) -> turns.Seconds:
         f"Gradient of X-ResNet-{arguments.depth} by number of tasks",
         ["tasks", "ms", "range", "line, ms"],
         rows,
-        f"{note(arguments)} A task adds {1e3 * slope:,.1f} ms; its {added / 1e9:,.1f} "
-        f"GFLOPs at the speed of the first row: {1e3 * expected:,.1f} ms; ratio "
-        f"{slope / expected:.2f}.",
+        f"{turns.note(arguments)} A task adds {1e3 * slope:,.1f} ms; its "
+        f"{added / 1e9:,.1f} GFLOPs at the speed of the first row: "
+        f"{1e3 * expected:,.1f} ms; ratio {slope / expected:.2f}.",
     )
     return seconds
 
@@ -162,6 +163,7 @@ def network_gradient(
         width=arguments.width,
         cross_init=cross,
         branch_from="res5b",
+        dtype=jnp.dtype(arguments.dtype),
     )
     shape = (arguments.batch, arguments.size, arguments.size, 3)
     images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
@@ -177,9 +179,8 @@ def network_gradient(
         return sum(jnp.mean(jax.nn.logsumexp(v, axis=-1)) for v in logits.values())
 
     parts = variables["params"], variables["batch_stats"]
-    with layers.traced_for("any"):
-        forward: Any = jax.jit(lambda *v: network.apply(*v)).lower(variables, images)
-    return compiled(jax.grad(loss), *parts, images), forward.cost_analysis()["flops"]
+    flops = costs.flops(network.apply, variables, images)
+    return compiled(jax.grad(loss), *parts, images), flops
 
 
 def compiled(function: Callable[..., Any], *inputs: Any) -> Program:
@@ -198,11 +199,6 @@ def row(seconds: turns.Seconds, name: str, reference: str) -> list[str]:
     """Returns a line of a table, with the ratio to a reference."""
     ratio = turns.ratio(seconds[name], seconds[reference])
     return [name, *turns.milliseconds(seconds[name]), f"{ratio:.3f}"]
-
-
-def note(arguments: argparse.Namespace) -> str:
-    """Returns what the measurements are."""
-    return f"{turns.CORES} cores; medians of {arguments.repeats}."
 
 
 if __name__ == "__main__":

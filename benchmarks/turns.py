@@ -13,6 +13,9 @@ CORES = len(os.sched_getaffinity(0))
 # In the first steps of a process the memory that is kept still grows.
 _NOT_MEASURED = 3
 
+# A GPU is given the next step while it computes this one, as in training.
+_RUNS_OF_GPU = 10
+
 Seconds = dict[str, list[float]]  # {name: one measurement a turn}
 
 
@@ -32,6 +35,16 @@ def parser(
     return verb
 
 
+def add_dtype(verb: argparse.ArgumentParser) -> None:
+    """Adds the flag of what is computed with."""
+    verb.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16"),
+        default="float32",
+        help="of the computation; parameters are float32",
+    )
+
+
 def network_flags(arguments: argparse.Namespace) -> list[str]:
     """Returns the flags of the same network, for a process of its own."""
     names = ("depth", "size", "batch")
@@ -41,26 +54,29 @@ def network_flags(arguments: argparse.Namespace) -> list[str]:
 def measure(
     contestants: Mapping[str, Callable[[], object]], repeats: int
 ) -> tuple[Seconds, Seconds]:
-    """Runs each contestant once a turn, after some turns that are not measured.
+    """Runs each contestant in turns, after some turns that are not measured.
 
     Args:
-      contestants: what to run; arrays of JAX that they return are waited for.
+      contestants: what to run; `block_until_ready` of what they return is waited for.
       repeats: number of turns.
 
     Returns:
-      Wall-clock seconds, and seconds of all cores together.
+      Wall-clock seconds of a run, and seconds of all cores together.
     """
     import jax  # only here: `startup` measures how long that takes
 
+    runs = 1 if jax.default_backend() == "cpu" else _RUNS_OF_GPU
     wall: Seconds = {name: [] for name in contestants}
     cpu: Seconds = {name: [] for name in contestants}
     for turn in range(_NOT_MEASURED + repeats):
         for name, run in contestants.items():
             cpu_start, start = time.process_time(), time.perf_counter()
-            jax.block_until_ready(run())
+            for _ in range(runs):
+                result = run()
+            jax.block_until_ready(result)
             if turn >= _NOT_MEASURED:
-                wall[name].append(time.perf_counter() - start)
-                cpu[name].append(time.process_time() - cpu_start)
+                wall[name].append((time.perf_counter() - start) / runs)
+                cpu[name].append((time.process_time() - cpu_start) / runs)
     return wall, cpu
 
 
@@ -71,7 +87,7 @@ def ratio(a: Sequence[float], b: Sequence[float]) -> float:
 
 def milliseconds(seconds: Sequence[float]) -> list[str]:
     """Returns the median, and the range, as cells of a table."""
-    digits = 1 if max(seconds) < 0.1 else 0
+    digits = sum(max(seconds) < limit for limit in (0.1, 0.01))
     low, middle, high = (
         f"{1e3 * f(seconds):,.{digits}f}" for f in (min, statistics.median, max)
     )
@@ -81,6 +97,15 @@ def milliseconds(seconds: Sequence[float]) -> list[str]:
 def images(batch: int, seconds: Sequence[float]) -> str:
     """Returns pictures a second, from the median, as a cell of a table."""
     return f"{batch / statistics.median(seconds):,.0f}"
+
+
+def note(arguments: argparse.Namespace) -> str:
+    """Returns where something was measured, and how often."""
+    import jax
+
+    kind = jax.devices()[0].device_kind
+    where = f"{CORES} cores" if kind == "cpu" else kind
+    return f"{where}; medians of {arguments.repeats}."
 
 
 def write(file: Path | None, content: object) -> None:
