@@ -137,7 +137,7 @@ custom_call_target="multiply"
 
 @pytest.mark.slow
 def test_tasks(tmp_path):
-    small = ("--width=0.125", "--tasks=2", "--counts", "1", "2")
+    small = ("--width=0.125", "--tasks=2", "--counts", "1", "2", "--dtype=bfloat16")
     printed, found = run("tasks", tmp_path, *TINY, *small, "--repeats=1")
     assert "A task adds" in printed
     assert set(found["crossed"]) == {"M-ResNet", "X-ResNet"}
