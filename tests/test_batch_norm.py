@@ -34,8 +34,8 @@ class Nothing:
 
     features = SHAPE[-1]
 
-    def __call__(self, x, scale=1):
-        return x * scale
+    def __call__(self, x, scale=None):
+        return x if scale is None else x * layers.channels(scale)
 
 
 def apply(params, x, stats, axis_name=None):

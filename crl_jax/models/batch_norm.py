@@ -48,7 +48,7 @@ class BatchNorm(nn.Module):
         if not self.train:
             inverse_std = lax.rsqrt(running_var.value + self.epsilon)
             factor, summand = _fold(running_mean.value, inverse_std, scale, bias)
-            return layers.scale_and_shift(conv, x, factor, summand)
+            return layers.convolve_scaled(conv, x, factor, summand)
 
         x = conv(x)
         axis_name = None if self.is_initializing() else self.axis_name
@@ -101,7 +101,7 @@ def normalise(
     Returns:
       `[B, H, W, C]`, of the dtype of x.
     """
-    return _scale_and_shift(x, mean, inverse_std, scale, bias)
+    return layers.scale_and_shift(x, *_fold(mean, inverse_std, scale, bias))
 
 
 def _normalise_forward(
@@ -112,7 +112,7 @@ def _normalise_forward(
     scale: Array,
     bias: Array,
 ) -> tuple[Array, tuple[Array, ...]]:
-    y = _scale_and_shift(x, mean, inverse_std, scale, bias)
+    y = layers.scale_and_shift(x, *_fold(mean, inverse_std, scale, bias))
     return y, (x, mean, inverse_std, scale)
 
 
@@ -132,7 +132,11 @@ def _normalise_backward(
     factor = scale * inverse_std
     slope = -factor * inverse_std * scale_mean / count
     summand = -factor * bias_mean / count - slope * mean
-    x_bar = y_bar * _channels(factor) + x * _channels(slope) + _channels(summand)
+    x_bar = (
+        y_bar * layers.channels(factor)
+        + x * layers.channels(slope)
+        + layers.channels(summand)
+    )
     none = jnp.zeros_like(mean)
     return x_bar.astype(x.dtype), none, none, scale_bar, bias_bar
 
@@ -146,13 +150,3 @@ def _fold(
     """Returns what normalisation multiplies by, and what it adds, `[C]` each."""
     factor = scale * inverse_std
     return factor, bias - mean * factor
-
-
-def _scale_and_shift(x: Array, *statistics: Array) -> Array:
-    factor, summand = _fold(*statistics)
-    return (x * _channels(factor) + _channels(summand)).astype(x.dtype)
-
-
-def _channels(v: Array) -> Array:
-    """Returns `[C]` as `[1, 1, 1, C]`, since ranks are not promoted."""
-    return jnp.expand_dims(v, (0, 1, 2))

@@ -202,7 +202,23 @@ def _task_convolve(stride: int) -> Callable[[Array, Array], Array]:
     return task_convolve
 
 
-def scale_and_shift(conv: "Conv", x: Array, factor: Array, summand: Array) -> Array:
+def scale_and_shift(x: Array, factor: Array, summand: Array) -> Array:
+    """Returns `x * factor + summand`, of the dtype of x.
+
+    Args:
+      x: `[B, H, W, C]`.
+      factor: `[C]`, float32.
+      summand: `[C]`, float32.
+    """
+    return (x * channels(factor) + channels(summand)).astype(x.dtype)
+
+
+def channels(v: Array) -> Array:
+    """Returns `[C]` as `[1, 1, 1, C]`, since ranks are not promoted."""
+    return jnp.expand_dims(v, (0, 1, 2))
+
+
+def convolve_scaled(conv: "Conv", x: Array, factor: Array, summand: Array) -> Array:
     """Returns `conv(x) * factor + summand`, of the dtype of `conv(x)`.
 
     A GPU has the factor in the kernel, so that cuDNN's convolution can add the summand
@@ -214,12 +230,10 @@ def scale_and_shift(conv: "Conv", x: Array, factor: Array, summand: Array) -> Ar
       factor: `[C_out]`, float32.
       summand: `[C_out]`, float32.
     """
-    factor, summand = (jnp.expand_dims(v, (0, 1, 2)) for v in (factor, summand))
     if on("gpu"):
         y = conv(x, factor)
-        return y + summand.astype(y.dtype)
-    y = conv(x)
-    return (y * factor + summand).astype(y.dtype)
+        return y + channels(summand).astype(y.dtype)
+    return scale_and_shift(conv(x), factor, summand)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
@@ -273,13 +287,13 @@ class Conv(nn.Module):
 
         Args:
           x: of the dtype that the layer before gives.
-          scale: `[1, 1, 1, features]`, float32, that the output is multiplied by; see
-            `scale_and_shift`.
+          scale: `[features]`, float32, that the output is multiplied by; see
+            `convolve_scaled`.
         """
         shape = (self.size, self.size, x.shape[-1], self.features)
         kernel = self.param("kernel", he_normal, shape, jnp.float32)
         if scale is not None:
-            kernel = kernel * scale
+            kernel = kernel * channels(scale)
         x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
         # Products of all tasks are one product with T as its batch dimension.
         if self.in_branch and not _is_product(self.size, self.stride):
