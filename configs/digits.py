@@ -1,8 +1,8 @@
-"""Handwritten digits, each under an adjective that can be seen; nothing to download.
+"""Handwritten digits, each with an adjective that can be seen; nothing to download.
 
 python -m crl_jax.main --config=configs/digits.py --workdir=runs/digits
 
-Two to three minutes on two cores; all tasks right for about 95% of the test pictures.
+Two to five minutes on two cores; all tasks right for about 95% of the test pictures.
 """
 
 from ml_collections import ConfigDict
@@ -24,7 +24,7 @@ def get_config() -> ConfigDict:
     config.data.image_size = 32
     config.data.batch_size = 64
     config.data.augment = "pad_and_crop"
-    config.data.flip = False  # a mirrored digit is another one
+    config.data.flip = False  # a mirrored digit is no longer the same one
     config.data.eval_crop = 1.0
 
     config.train.log_every = 1000

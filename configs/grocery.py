@@ -3,7 +3,7 @@
 python -m crl_jax.main --config=configs/grocery.py --workdir=runs/grocery-fine \
       --config.data.manifest=labels.csv
 
-As manifest.py, but that the finest labels choose the checkpoint. 13 minutes on one
+Like manifest.py, except that the finest labels choose the checkpoint. 13 minutes on one
 core.
 """
 

@@ -4,7 +4,7 @@
       --config.data.manifest=labels.csv
 
 Splits are train, val and test; an empty cell is a missing label. Paths are relative to
-the CSV. Set here for some thousand pictures and no GPU: 2,640 photographs take
+the CSV. The settings are for a few thousand pictures and no GPU: 2,640 photographs take
 13 minutes on one core. See the README for more.
 """
 

@@ -5,14 +5,15 @@
 
 Nouns, adjectives and their pairs (ANPs) at 224 px. The recipe is Fernández et al. 2017
 ("More Cat than Cute?", same data, shared author); the paper's own is not published.
-291,826 training pictures (of 307,185; the rest chooses the checkpoint), 10 epochs are
-22,799 steps; meant for GPUs or TPUs.
+291,826 training pictures (of 307,185; the rest choose the checkpoint); 10 epochs are
+22,799 steps. Meant for GPUs or TPUs.
 It starts from ImageNet weights, which you name; without them expect less. Keras's
-ResNet-50 is laid out as this network is:
+ResNet-50 is laid out like this network:
   --config.init.from=FILE.h5 --config.data.mean='(0.485020, 0.457957, 0.407604)'
-and torchvision's and timm's is with --config.model.stride_in=3x3.
-To expect, single-task ResNet-50 from ImageNet weights, top-1 / top-5 in percent, as
-credited to the paper: noun 41.64 / 69.81, adjective 28.45 / 57.87, ANP 22.68 / 47.82.
+and so are torchvision's and timm's with --config.model.stride_in=3x3.
+To be expected of a single-task ResNet-50 from ImageNet weights, top-1 / top-5 in
+percent, as credited to the paper: noun 41.64 / 69.81, adjective 28.45 / 57.87,
+ANP 22.68 / 47.82.
 """
 
 from ml_collections import ConfigDict
