@@ -2,8 +2,8 @@
 
   python benchmarks/dataloader.py FOLDER SIZE BATCH SECONDS WORKERS
 
-prints images/s and CPU milliseconds an image. A process of its own, because its workers
-begin by importing the main module.
+prints images/s and CPU milliseconds per image. It is a process of its own, because its
+workers begin by importing the main module.
 """
 
 import math
@@ -38,7 +38,7 @@ class Pictures(torch.utils.data.Dataset):
 
 
 def random_window(width: int, height: int) -> tuple[int, int, int, int]:
-    """Returns (left, top, right, bottom) by torchvision's `RandomResizedCrop`."""
+    """Returns (left, top, right, bottom) as torchvision's `RandomResizedCrop` does."""
     for _ in range(10):
         area = width * height * random.uniform(0.08, 1.0)
         aspect = math.exp(random.uniform(math.log(3 / 4), math.log(4 / 3)))

@@ -2,8 +2,9 @@
 
   python -m benchmarks.export --workdir=runs/grocery
 
-All take the same uint8 pictures in turn, so that what else runs disturbs them alike; a
-row has the median images/s. What cannot be made or read here is left out, and named.
+All take the same uint8 pictures in turn, so that other programs disturb them equally; a
+row has the median images/s. Formats that cannot be made or read here are left out, and
+named.
 """
 
 import statistics
@@ -24,7 +25,7 @@ _BATCHES = (1, 16)
 
 
 def stablehlo(folder: Path) -> Answer:
-    """Reads what JAX runs without this package."""
+    """Reads the format that JAX runs without this package."""
     import jax
 
     data = bytearray((folder / "model.stablehlo").read_bytes())
@@ -33,7 +34,7 @@ def stablehlo(folder: Path) -> Answer:
 
 
 def saved_model(folder: Path) -> Answer:
-    """Reads what TensorFlow runs."""
+    """Reads the format that TensorFlow runs."""
     from crl_jax.data.quiet import tf
 
     model = tf.saved_model.load(str(folder / "saved_model"))
@@ -42,7 +43,7 @@ def saved_model(folder: Path) -> Answer:
 
 
 def onnx(folder: Path) -> Answer:
-    """Reads what ONNX Runtime runs."""
+    """Reads the format that ONNX Runtime runs."""
     import onnxruntime
 
     model = onnxruntime.InferenceSession(str(folder / "model.onnx"))
@@ -54,7 +55,7 @@ def measure(workdir: Path, repeats: int) -> dict[str, dict[int, float]]:
 
     Args:
       workdir: folder of a run.
-      repeats: of each measurement.
+      repeats: how often each format is measured.
     """
     import crl_jax
     from crl_jax import devices

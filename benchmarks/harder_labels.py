@@ -3,9 +3,10 @@
   python -m benchmarks.harder_labels --manifest=labels.csv --task=fine --out=runs/harder
 
 writes runs/harder/labels.csv and a link to the pictures. Training pictures that are
-left over are used for validation, so that settings are chosen by many pictures; the
-test split stays as it is, and its labels too. With --retest, a share of the validation
-pictures is the test split instead: pictures of the same source as those of training.
+left over are used for validation, so that settings are chosen on many pictures; the
+test split and its labels stay as they are. With --retest, a share of the validation
+pictures becomes the test split instead: pictures from the same source as those of
+training.
 """
 
 import argparse
@@ -63,10 +64,10 @@ def keep_few(rows: Iterable[Row], task: str, most: int, rarest: int | None) -> N
 
     Args:
       rows: their splits are changed.
-      task: whose classes.
-      most: pictures of a class.
-      rarest: pictures of the last class, where the numbers fall (as a geometric series,
-        over the classes in an order drawn by chance); None: all are the same.
+      task: whose classes are counted.
+      most: pictures per class.
+      rarest: pictures of the last class, if the numbers fall (as a geometric series
+        over the classes in a random order); None: all classes have the same number.
     """
     of_class = defaultdict(list)
     for row in rows:
@@ -81,7 +82,7 @@ def keep_few(rows: Iterable[Row], task: str, most: int, rarest: int | None) -> N
 
 
 def retest(rows: list[Row], share: float) -> list[Row]:
-    """Returns the rows with a share of `val` as `test`, in place of the old test."""
+    """Returns the rows with a share of `val` as `test`, in place of the old split."""
     val = [row for row in rows if row["split"] == "val"]
     for row in random.sample(val, round(share * len(val))):
         row["split"] = "retest"
@@ -93,7 +94,7 @@ def retest(rows: list[Row], share: float) -> list[Row]:
 
 
 def exchange(rows: list[Row], task: str, share: float) -> None:
-    """Exchanges the labels of a share of the rows among them, whatever they are."""
+    """Exchanges labels among a random share of the rows, whatever the labels are."""
     chosen = random.sample(rows, round(share * len(rows)))
     labels = [row[task] for row in chosen]
     for row, label in zip(chosen, random.sample(labels, len(labels)), strict=True):

@@ -2,8 +2,8 @@
 
   python -m benchmarks.input --images=FOLDER
 
-Everything is measured in turns, several times over, on all cores. What is compared with
-needs `pip install -r benchmarks/requirements.txt`.
+Everything is measured in turns, several times over, on all cores. The decoder and the
+DataLoader need `pip install -r benchmarks/requirements.txt`.
 """
 
 import argparse
@@ -36,14 +36,14 @@ from crl_jax.errors import UserError
 DECODE, LOADER = "decode", "DataLoader"
 NEEDED = {DECODE: "simplejpeg", LOADER: "torch"}
 
-# The commonest size of ImageNet's pictures; with this quality their files are about as
-# large, 0.1 MB.
+# The most common size of ImageNet's pictures; at this quality the files are about as
+# large as ImageNet's, 0.1 MB.
 OWN_SIZE, OWN_QUALITY = (500, 375), 97
 
 
 @dataclass(frozen=True)
 class Speed:
-    """One measurement: wall-clock images a second, CPU milliseconds an image."""
+    """One measurement: wall-clock images per second, CPU milliseconds per image."""
 
     images: float
     cpu: float
@@ -75,7 +75,7 @@ def main() -> None:
 
 
 def gather(source: Path | None, count: int, folder: Path) -> list[Path]:
-    """Returns links to `count` JPEGs in a folder of their own, or makes them there."""
+    """Returns links to at most `count` JPEGs, or JPEGs made here, in a new folder."""
     folder.mkdir()
     if source is None:
         return [own_picture(folder, number) for number in range(count)]
@@ -163,7 +163,7 @@ def timed(work: Callable[[], object], images: int) -> Speed:
 
 def stream_speed(batches: Iterator[Any], batch: int, seconds: float) -> Speed:
     """Measures a stream that has started."""
-    for _ in range(3):  # what lies ready
+    for _ in range(3):  # batches that are ready
         next(batches)
     cpu, start, count = time.process_time(), time.perf_counter(), 0
     while time.perf_counter() - start < seconds:
@@ -174,7 +174,7 @@ def stream_speed(batches: Iterator[Any], batch: int, seconds: float) -> Speed:
 
 
 def decode_speed(pictures: list[Path], seconds: float) -> Speed:
-    """Measures libjpeg-turbo alone, with a thread a core and the files in memory."""
+    """Measures only libjpeg-turbo, with one thread per core and the files in memory."""
     import simplejpeg
 
     files = [path.read_bytes() for path in pictures]
@@ -195,7 +195,7 @@ def decode_speed(pictures: list[Path], seconds: float) -> Speed:
 
 
 def loader_speed(folder: Path, size: int, batch: int, seconds: float) -> Speed:
-    """Measures PyTorch's DataLoader with a worker a core."""
+    """Measures PyTorch's DataLoader with one worker per core."""
     script = Path(__file__).with_name("dataloader.py")
     command = [sys.executable, script, folder, size, batch, seconds, CORES]
     done = subprocess.run(
@@ -206,7 +206,7 @@ def loader_speed(folder: Path, size: int, batch: int, seconds: float) -> Speed:
 
 
 def measure(named: dict[str, Contestant], repeats: int) -> dict[str, list[Speed]]:
-    """Measures all in turns, so that a busy machine is busy for each."""
+    """Measures all in turns, so that a busy machine is busy for all of them."""
     speeds: dict[str, list[Speed]] = {name: [] for name in named}
     for _ in range(repeats):
         for name, contestant in named.items():
@@ -215,7 +215,7 @@ def measure(named: dict[str, Contestant], repeats: int) -> dict[str, list[Speed]
 
 
 def show(speeds: dict[str, list[Speed]], pictures: list[Path], size: int) -> None:
-    """Prints medians, spread, and median ratios of the measurements of each turn."""
+    """Prints medians, spread, and the medians over turns of the ratios."""
     columns = ["", "images/s", "range", "CPU ms"]
     references = [name for name in NEEDED if name in speeds]
     columns += [f"/ {name}" for name in references]

@@ -59,7 +59,7 @@ def main() -> None:
 
 
 def repeated(compiled: Any, state: Any, batch: Any) -> Callable[[], object]:
-    """Returns a step that goes on from the one before."""
+    """Returns a step that continues from the state that the one before left."""
 
     def run() -> object:
         nonlocal state

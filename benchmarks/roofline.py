@@ -4,7 +4,7 @@
 
 compiles a train step and an evaluation of X-ResNet for the device at hand, counts their
 FLOPs and bytes, measures how fast the device multiplies matrices and copies memory, and
-shows how near to the slower of both limits the programs run.
+shows how near to the slower of the two limits the programs run.
 
   python -m benchmarks.roofline --dtype=bfloat16 --batch=128 --target=h100_sxm.txtpb
 
@@ -49,7 +49,7 @@ def main() -> None:
     else:
         devices.start()
     with layers.traced_for("any"):
-        # JAX counts FLOPs for CPUs alone, and not all of a loop.
+        # JAX counts FLOPs only for CPUs, and not all of those in a loop.
         alone = mesh_of(jax.devices("cpu")[0])
         counted = lower(step.program_of(config, mesh=alone), batch)
     if target:
@@ -164,14 +164,14 @@ def multiplication(dtype: str) -> tuple[Callable[[], object], float]:
 
 
 def addition() -> tuple[Callable[[], object], float]:
-    """Returns what reads and writes a large array, and how many bytes these are."""
+    """Returns a program that reads and writes a large array, and the bytes it moves."""
     x = jnp.zeros(2**26 if layers.on("cpu") else 2**28)
     add = jax.jit(lambda x: x + 1)
     return lambda: add(x), 2.0 * x.nbytes
 
 
 def show(found: dict[str, dict[str, Any]], arguments: argparse.Namespace) -> None:
-    """Prints what was counted, and where it was measured, what the limits are."""
+    """Prints what was counted, and the limits if they were measured."""
     network = (
         f"X-ResNet-{arguments.depth}, {arguments.size} px, batch {arguments.batch}, "
         f"{arguments.dtype}"

@@ -2,9 +2,10 @@
 
   python -m benchmarks.scaling
 
-Each mesh has a process of its own with as many CPU devices, and they take turns. All
-devices share the same cores and the batch stays the same, so that nothing can become
-faster: what a mesh takes longer than one device is the price of dividing.
+Each mesh has a process of its own with as many CPU devices as the mesh, and the
+processes take turns. All devices share the same cores and the batch stays the same, so
+nothing can become faster: the time that a mesh takes longer than one device is the
+price of dividing.
 """
 
 import argparse

@@ -3,7 +3,7 @@
   python -m benchmarks.startup
 
 Each start is a process of its own; a cold one begins with an empty compilation cache, a
-warm one with that of the cold one before it.
+warm one with the cache that the cold one before it left.
 """
 
 import argparse
@@ -27,7 +27,7 @@ ANSWERS = {
     ],
 }
 
-Phases = dict[str, tuple[float, float]]  # {name: seconds, and those of all cores}
+Phases = dict[str, tuple[float, float]]  # {name: (seconds, CPU seconds)}
 
 
 def main() -> None:

@@ -4,9 +4,9 @@
   python -m benchmarks.step --dtype=bfloat16 --batch=128    # on a GPU
 
 Both frameworks compute the same network from the same weights, in turns, in one process
-and on all its cores, and the step is that of training: gradient and update. PyTorch
-needs `pip install -r benchmarks/requirements.txt`; on a GPU it has its own build for
-it, and `torch.compile`.
+and on all its cores. The step is a whole train step: gradient and update. PyTorch needs
+`pip install -r benchmarks/requirements.txt`; on a GPU it needs its own build for it,
+and uses `torch.compile`.
 """
 
 import argparse
@@ -134,7 +134,7 @@ def jax_contestants(config: ConfigDict, batch: Batch) -> Contestants:
 
 
 def torch_contestants(config: ConfigDict, batch: Batch, compiles: bool) -> Contestants:
-    """Returns the same in PyTorch, with the layout that is its fastest (NHWC).
+    """Returns the same in PyTorch, in its fastest layout (NHWC).
 
     Args:
       config: of the network.
@@ -198,17 +198,17 @@ def torch_contestants(config: ConfigDict, batch: Batch, compiles: bool) -> Conte
 
 @dataclass(frozen=True)
 class TorchLoss:
-    """A loss of PyTorch that can be waited for as an array of JAX."""
+    """A loss in PyTorch that can be waited for like a JAX array."""
 
     loss: Any
 
     def block_until_ready(self) -> None:
-        """Returns when a GPU has computed it, and all before it."""
+        """Returns when a GPU has computed it, and everything before it."""
         float(self.loss)
 
 
 def initial(config: ConfigDict) -> tuple[models.MultitaskResNet, Any]:
-    """Returns a network and variables for it, of which no scale is zero."""
+    """Returns a network and variables for it, in which no scale is zero."""
     network = models.build(config, CLASSES).clone(
         batch_norm_axis=None, dtype=jnp.float32
     )
@@ -225,7 +225,7 @@ def initial(config: ConfigDict) -> tuple[models.MultitaskResNet, Any]:
 def check_same(
     network: models.MultitaskResNet, variables: Any, images: np.ndarray, theirs: Any
 ) -> None:
-    """Raises AssertionError where PyTorch's logits are others."""
+    """Raises AssertionError if PyTorch's logits differ."""
     with jax.default_matmul_precision("highest"):
         ours: Any = jax.jit(network.apply)(variables, images)
     for task in CLASSES:
@@ -240,7 +240,7 @@ def show(
     flops: float,
     arguments: argparse.Namespace,
 ) -> None:
-    """Prints medians, spread, speed, and the median over turns of PyTorch's time."""
+    """Prints medians, spread, speed, and PyTorch's time over ours (median of turns)."""
     used = "CPU ms" if layers.on("cpu") else "images/s"
     rows = []
     for work, passes in PASSES.items():

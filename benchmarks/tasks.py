@@ -3,7 +3,7 @@
   python -m benchmarks.tasks
 
 measures in turns, in one process: a branch mapped over tasks beside the same branch
-written out a task at a time; X-ResNet beside M-ResNet, which crosses nothing; and the
+written out one task at a time; X-ResNet beside M-ResNet, which crosses nothing; and the
 gradient of X-ResNet against the number of tasks.
 """
 
@@ -47,7 +47,7 @@ def main() -> None:
 
 
 def compare_mapped(arguments: argparse.Namespace) -> turns.Seconds:
-    """Compares two units mapped over tasks with the same written out."""
+    """Compares two units mapped over tasks with the same units written out."""
     tasks, features = arguments.tasks, round(512 * arguments.width)
     side = -(-arguments.size // 32)
     shape = (tasks, arguments.batch, side, side, 4 * features)
@@ -132,7 +132,7 @@ def compare_counts(arguments: argparse.Namespace) -> turns.Seconds:
     medians = [statistics.median(found) for found in seconds.values()]
     slope, start = np.polyfit(arguments.counts, medians, 1)
     added = np.polyfit(arguments.counts, flops, 1)[0]
-    # What a task would cost if its arithmetic ran as fast as all of the first network.
+    # What a task would cost if its arithmetic ran as fast as that of the first network.
     expected = medians[0] * added / flops[0]
     rows = [
         [
@@ -184,10 +184,11 @@ def network_gradient(
 
 
 def compiled(function: Callable[..., Any], *inputs: Any) -> Program:
-    """Returns the function of these inputs, compiled.
+    """Returns a call of the compiled function with these inputs.
 
-    They are on the device: XLA would compute in another thread while it waits for them,
-    and there take and clear new memory each time (see `devices.start`).
+    They are on the device: otherwise XLA would compute in another thread while it waits
+    for them, and would allocate and clear new memory there each time (see
+    `devices.start`).
     """
     inputs = jax.block_until_ready(jax.device_put(inputs))
     options = layers.options_to_train()

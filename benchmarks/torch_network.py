@@ -46,7 +46,7 @@ class Unit(nn.Module):
 class TorchNetwork(nn.Module):
     """An X-ResNet with the large stem and fixed scalar cross weights.
 
-    Layers have the names they have in `MultitaskResNet`; a branched one is a list.
+    Layers are named as in `MultitaskResNet`; a branched layer is a list.
     """
 
     def __init__(self, network: MultitaskResNet) -> None:
@@ -102,7 +102,7 @@ class TorchNetwork(nn.Module):
         return [torch.add(total, s, alpha=1 - self.cross) for s in shortcuts]
 
     def load(self, variables: Mapping[str, Any]) -> None:
-        """Copies the variables of a `MultitaskResNet` that has large stem units."""
+        """Copies the variables of a `MultitaskResNet` that has the large stem."""
         params, stats = variables["params"], variables["batch_stats"]
         _load_layer(self.stem, params["stem"], stats["stem"])
         for name, copies in self.units.items():

@@ -1,8 +1,8 @@
 """What a compiled program moves between the memory of a device and its cores.
 
 Each operation of XLA's optimised program reads its operands from memory and writes its
-results there; what is fused into one operation stays in registers. Caches are left
-out, and so are loops: their body counts as one operation.
+results there; what is fused into one operation stays in registers. Caches are ignored,
+and so are loops: a loop's body counts as one operation.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""Measuring several things in turns, so that a busy machine is busy for each."""
+"""Measuring several things in turns, so that a busy machine is busy for all of them."""
 
 import argparse
 import json
@@ -10,19 +10,19 @@ from pathlib import Path
 
 CORES = len(os.sched_getaffinity(0))
 
-# In the first steps of a process the memory that is kept still grows.
+# In the first steps of a process, the memory that it keeps is still growing.
 _NOT_MEASURED = 3
 
 # A GPU is given the next step while it computes this one, as in training.
 _RUNS_OF_GPU = 10
 
-Seconds = dict[str, list[float]]  # {name: one measurement a turn}
+Seconds = dict[str, list[float]]  # {name: one measurement per turn}
 
 
 def parser(
     description: str | None, depth: int, size: int, batch: int, repeats: int
 ) -> argparse.ArgumentParser:
-    """Returns the flags of a benchmark of networks, with these defaults."""
+    """Returns a parser for the flags of a network's benchmark, with these defaults."""
     verb = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -36,7 +36,7 @@ def parser(
 
 
 def add_dtype(verb: argparse.ArgumentParser) -> None:
-    """Adds the flag of what is computed with."""
+    """Adds the flag for the dtype of the computation."""
     verb.add_argument(
         "--dtype",
         choices=("float32", "bfloat16"),
@@ -46,7 +46,7 @@ def add_dtype(verb: argparse.ArgumentParser) -> None:
 
 
 def network_flags(arguments: argparse.Namespace) -> list[str]:
-    """Returns the flags of the same network, for a process of its own."""
+    """Returns the flags for the same network in another process."""
     names = ("depth", "size", "batch")
     return [f"--{name}={getattr(arguments, name)}" for name in names]
 
@@ -54,16 +54,16 @@ def network_flags(arguments: argparse.Namespace) -> list[str]:
 def measure(
     contestants: Mapping[str, Callable[[], object]], repeats: int
 ) -> tuple[Seconds, Seconds]:
-    """Runs each contestant in turns, after some turns that are not measured.
+    """Runs the contestants in turns, after some turns that are not measured.
 
     Args:
-      contestants: what to run; `block_until_ready` of what they return is waited for.
+      contestants: what to run; `block_until_ready` waits for what they return.
       repeats: number of turns.
 
     Returns:
-      Wall-clock seconds of a run, and seconds of all cores together.
+      Wall-clock seconds per run, and CPU seconds of all cores together.
     """
-    import jax  # only here: `startup` measures how long that takes
+    import jax  # only here: `startup` measures how long this import takes
 
     runs = 1 if jax.default_backend() == "cpu" else _RUNS_OF_GPU
     wall: Seconds = {name: [] for name in contestants}
@@ -95,7 +95,7 @@ def milliseconds(seconds: Sequence[float]) -> list[str]:
 
 
 def images(batch: int, seconds: Sequence[float]) -> str:
-    """Returns pictures a second, from the median, as a cell of a table."""
+    """Returns pictures per second, from the median, as a cell of a table."""
     return f"{batch / statistics.median(seconds):,.0f}"
 
 
@@ -109,6 +109,6 @@ def note(arguments: argparse.Namespace) -> str:
 
 
 def write(file: Path | None, content: object) -> None:
-    """Writes JSON where a file is given."""
+    """Writes JSON if a file is given."""
     if file is not None:
         file.write_text(json.dumps(content, indent=2) + "\n")

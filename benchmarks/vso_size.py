@@ -32,9 +32,9 @@ SIDE = 48  # pixels
 
 
 def anp_names(pictures: int) -> list[str]:
-    """Returns made names, as many as VSO has, or fewer if there are few pictures.
+    """Returns made-up names, as many as VSO has, or fewer if there are few pictures.
 
-    A few pictures would leave most of the ANPs without any in train or test.
+    Otherwise a few pictures would leave most of the ANPs without any in train or test.
     """
     names = [f"a{i % ADJECTIVES}_n{i % NOUNS}" for i in range(ANPS)]
     return names[: max(2, min(ANPS, pictures // 10))]
@@ -98,7 +98,7 @@ def prepare_and_be_killed(manifest: Path, shards: Path, pictures: int) -> None:
 def stream(
     manifest: Path, shards: Path, first_epoch: float, epochs: float
 ) -> dict[str, float]:
-    """Reads training batches as a run does, and says how fast they came.
+    """Reads training batches as a run does, and returns how fast they came.
 
     Args:
       manifest: the CSV.
@@ -107,8 +107,8 @@ def stream(
       epochs: how many to read; 0: one batch.
 
     Returns:
-      The number of the first step, seconds to the first batch, counted from the
-      moment that the imports were done, and pictures a second after it.
+      The number of the first step; seconds to the first batch, counted from the end of
+      the imports; and pictures per second after that batch.
     """
     from crl_jax import cli
     from crl_jax.data import source
@@ -132,7 +132,7 @@ def stream(
 
 
 def import_all() -> None:
-    """Imports what a training needs, which is a part of every start."""
+    """Imports what training needs, which is part of every start."""
     import crl_jax.train  # noqa: F401
 
 
@@ -169,7 +169,7 @@ def measured(function: Callable[..., Any], *arguments: Any) -> tuple[Any, float,
 
 @contextmanager
 def most_disk(path: Path) -> Iterator[list[int]]:
-    """Keeps the most bytes that `path` took on the disk while the block ran."""
+    """Records the most bytes that `path` took on the disk while the block ran."""
     stop, most = threading.Event(), [0]
 
     def watch() -> None:
@@ -177,7 +177,7 @@ def most_disk(path: Path) -> Iterator[list[int]]:
         while not stop.wait(interval):
             start = time.monotonic()
             most[0] = max(most[0], disk(path))
-            interval = 1 + 20 * (time.monotonic() - start)  # a look disturbs, too
+            interval = 1 + 20 * (time.monotonic() - start)  # looking disturbs, too
 
     thread = threading.Thread(target=watch)
     thread.start()

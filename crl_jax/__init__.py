@@ -21,10 +21,11 @@ def load(workdir: str | os.PathLike[str]) -> "Predictor":
             print(prediction.file, prediction.top("noun"), prediction.joint)
 
     Args:
-      workdir: folder of a run that was trained, or of its export to safetensors.
+      workdir: folder of a trained run, or of its export to safetensors or as a Space.
 
     Raises:
-      UserError: there is no run, or no checkpoint.
+      UserError: there is no run, or no checkpoint; an export is damaged; or this is one
+        of several processes.
     """
     # JAX and TensorFlow take seconds to import; not everything needs them.
     from crl_jax.inference import prediction

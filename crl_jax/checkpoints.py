@@ -1,5 +1,6 @@
 """Checkpoints of a run with Orbax: the latest two and the best."""
 
+import errno
 import functools
 import json
 import logging
@@ -7,7 +8,7 @@ import shutil
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ class Checkpoints:
 
     def __init__(self, workdir: Path, read_only: bool = False) -> None:
         self._directory = (workdir / "checkpoints").resolve()
+        self._damaged = workdir / "damaged"
         self._read_only = read_only
         _drop_late_answers()
         devices.first_alone(self._check_scores)
@@ -63,14 +65,16 @@ class Checkpoints:
         """Step of the newest checkpoint, None if there is none."""
         return self._manager.latest_step()
 
-    @property
-    def best(self) -> int | None:
-        """Step of the checkpoint with the highest score; the newest if none has one."""
-        scores = {s: self._manager.metrics(s) for s in self._manager.all_steps()}
-        scored = [step for step, metrics in scores.items() if metrics]
-        if not scored:
-            return self.latest
-        return max(scored, key=lambda step: (_score(scores[step]), step))
+    def _newest_first(self) -> list[int]:
+        return sorted(self._manager.all_steps(), reverse=True)
+
+    def _best_first(self) -> list[int]:
+        """Returns the steps of checkpoints; those without a score come last."""
+        steps = self._newest_first()
+        scores = {step: self._manager.metrics(step) for step in steps}
+        scored = [step for step in steps if scores[step]]
+        scored.sort(key=lambda step: -_score(scores[step]))
+        return scored + [step for step in steps if not scores[step]]
 
     def save(self, state: TrainState, step: int, score: float | None = None) -> None:
         """Begins to write a checkpoint, unless this step has one.
@@ -102,48 +106,67 @@ class Checkpoints:
 
     def restore_latest(self, abstract_state: TrainState) -> tuple[int, Any]:
         """Returns the newest whole checkpoint's step and state, or 0 and None."""
-        return self._restore_whole("latest", abstract_state)
+        return self._restore_first(self._newest_first(), abstract_state)
 
     def restore_best(self, abstract_state: TrainState) -> tuple[int, Any]:
         """Returns the step and state of the best whole checkpoint, or 0 and None."""
-        return self._restore_whole("best", abstract_state)
+        return self._restore_first(self._best_first(), abstract_state)
 
-    def _restore_whole(self, which: str, abstract_state: TrainState) -> tuple[int, Any]:
-        """Restores the latest or the best; sets damaged ones aside on the way.
+    def _restore_first(
+        self, steps: Sequence[int], abstract_state: TrainState
+    ) -> tuple[int, Any]:
+        """Restores the first whole one of some checkpoints; sets aside those before it.
+
+        If none is whole, all stay where they are: whatever is wrong may be elsewhere.
 
         Args:
-          which: "latest" or "best".
+          steps: of the checkpoints.
           abstract_state: shapes, dtypes and places, from `train_state.abstract_state`.
 
         Raises:
-          UserError: it is damaged, and this may only be read; or all are; or what it
-            needs is not to be had, such as memory.
+          UserError: the first is damaged, and this may only be read; or all are; or
+            what one needs is not to be had, such as memory.
         """
-        damaged = False
-        while (step := getattr(self, which)) is not None:
-            folder, state = self._directory / str(step), None
-            found: Exception = ValueError("another process could not read it")
+        damaged: dict[int, Exception] = {}
+        for step in steps:
+            state = None
+            damaged[step] = ValueError("another process could not read it")
             try:
                 state = self._restore(step, abstract_state)
-            except _NOT_DAMAGE as error:
-                raise UserError(
-                    f"The checkpoint {folder} could not be read here and now "
-                    f"({_first_line(error)[:200]}). It was left as it is: the same "
-                    "command goes on with it."
-                ) from error
             except Exception as error:  # whatever Orbax finds wrong with the files
-                found = error
+                self._check_damage(step, error)
+                damaged[step] = error
             if not devices.anywhere(state is None):
+                del damaged[step]
+                if damaged:
+                    devices.first_alone(functools.partial(self._set_aside, damaged))
+                    self._manager.reload()
                 return step, state
-            devices.first_alone(functools.partial(self._set_aside, folder, found))
-            self._manager.reload()
-            damaged = True
-        if damaged:
+        if damaged or self._damaged.exists():
+            reasons = [_first_line(error)[:200] for error in damaged.values()]
             raise UserError(
-                f"No checkpoint in {self._directory} is whole: give another --workdir "
-                "to begin anew."
+                f"No checkpoint in {self._directory} is whole "
+                f"({next(iter(reasons), f'see {self._damaged}')}): give another "
+                "--workdir to begin anew."
             )
         return 0, None
+
+    def _check_damage(self, step: int, error: Exception) -> None:
+        """Raises UserError unless an error means that a checkpoint is damaged."""
+        elsewhere = isinstance(error, _NOT_DAMAGE) or (
+            isinstance(error, OSError) and error.errno not in _DAMAGE
+        )
+        folder, found = self._directory / str(step), _first_line(error)[:200]
+        if elsewhere:
+            raise UserError(
+                f"The checkpoint {folder} could not be read here and now ({found}). It "
+                "was left as it is: the same command goes on with it."
+            ) from error
+        if self._read_only:
+            raise UserError(
+                f"The checkpoint {folder} is damaged ({found}). Start its training "
+                "again: it goes on from the one before."
+            ) from error
 
     def _restore(self, step: int, abstract_state: TrainState) -> TrainState:
         content = _content(abstract_state)
@@ -161,29 +184,32 @@ class Checkpoints:
 
     def _check_scores(self) -> None:
         """Sets checkpoints aside whose score cannot be read, which Orbax needs."""
-        for folder in self._directory.glob("[0-9]*"):
-            path = folder / "metrics" / "metrics"
+        damaged: dict[int, Exception] = {}
+        for path in self._directory.glob("*/metrics/metrics"):
+            name = path.parent.parent.name
+            if not name.isdigit():
+                continue
             try:
-                if path.exists():
-                    _score(json.loads(path.read_text("utf-8")))
+                _score(json.loads(path.read_text("utf-8")))
             except (OSError, ValueError, KeyError, TypeError) as error:
-                self._set_aside(folder, error)
+                self._check_damage(int(name), error)
+                damaged[int(name)] = error
+        self._set_aside(damaged)
 
-    def _set_aside(self, folder: Path, error: Exception) -> None:
-        """Moves a damaged checkpoint away, unless another process has."""
-        if not folder.exists():
-            return
-        found = _first_line(error)[:200]
-        reason = f"The checkpoint {folder} is damaged ({found})"
-        if self._read_only:
-            raise UserError(
-                f"{reason}. Start its training again: it goes on from the one before."
-            ) from error
-        damaged = folder.parent.parent / "damaged"
-        damaged.mkdir(exist_ok=True)
-        shutil.rmtree(damaged / folder.name, ignore_errors=True)
-        shutil.move(folder, damaged / folder.name)
-        console.print(f"{reason}; it now lies in {damaged}.", soft_wrap=True)
+    def _set_aside(self, damaged: Mapping[int, Exception]) -> None:
+        """Moves damaged checkpoints away, those that another process has not moved."""
+        for step, error in damaged.items():
+            folder = self._directory / str(step)
+            if not folder.exists():
+                continue
+            self._damaged.mkdir(exist_ok=True)
+            shutil.rmtree(self._damaged / folder.name, ignore_errors=True)
+            shutil.move(folder, self._damaged / folder.name)
+            console.print(
+                f"The checkpoint {folder} is damaged ({_first_line(error)[:200]}); it "
+                f"now lies in {self._damaged}.",
+                soft_wrap=True,
+            )
 
     def wait(self) -> None:
         """Waits until what was saved is written, and tells of it if it cannot be."""
@@ -225,8 +251,10 @@ class Checkpoints:
         self._manager.close()
 
 
-# A checkpoint may be whole, and yet not be restored.
-_NOT_DAMAGE = (MemoryError, PermissionError, jax.errors.JaxRuntimeError)
+# A checkpoint may be whole, and yet not be restored; of what the system says, only
+# these mean damage.
+_NOT_DAMAGE = (MemoryError, jax.errors.JaxRuntimeError)
+_DAMAGE = (None, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EIO)
 
 
 def _score(metrics: Any) -> float:

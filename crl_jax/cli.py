@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 from crl_jax import config_check
 from crl_jax.errors import Stopped, UserError
 
-# What --batch_size is, of every verb that has it.
+# The help on --batch_size, for every verb that has it.
 BATCH_SIZE = "over all devices; default: as in training"
 
 
@@ -49,21 +49,21 @@ class _HelpFormatter(
 
 
 def path(text: str) -> Path:
-    """Returns the path that a flag's text means; `~` is the home folder.
+    """Returns the path that a flag's text stands for; `~` is the home folder.
 
     Raises:
       argparse.ArgumentTypeError: the text is empty.
     """
     if not text:
         raise argparse.ArgumentTypeError("it is empty")
-    return Path(os.path.expanduser(text))  # that of Path fails for unknown users
+    return Path(os.path.expanduser(text))  # Path's own fails for unknown users
 
 
 def positive(text: str) -> int:
-    """Returns the whole number above 0 that a flag's text means.
+    """Returns the whole number above 0 that a flag's text stands for.
 
     Raises:
-      argparse.ArgumentTypeError: the text means no such number.
+      argparse.ArgumentTypeError: the text is no such number.
     """
     if not (text.isascii() and text.isdigit() and int(text) > 0):
         raise argparse.ArgumentTypeError(f"{text} is not a whole number above 0")
@@ -97,7 +97,7 @@ def add_data_of_run(verb: argparse.ArgumentParser, or_other: bool = False) -> No
 
     Args:
       verb: the verb's parser.
-      or_other: whether it may be another list than the run's, `--on=FILE`.
+      or_other: whether a list other than the run's may be given, `--on=FILE`.
     """
     add = verb.add_argument
     add("--split", help="such as val, or train[:10%%]; default: the run's test split")
@@ -131,7 +131,7 @@ def read(
 
     Args:
       verb: the verb's parser.
-      arguments: of the command line; None: this process's.
+      arguments: of the command line; None: those of this process.
 
     Raises:
       UserError: an unknown argument, or a mistake in the config.
@@ -158,7 +158,7 @@ def load_config(
     """Returns the checked config of a file, with some fields replaced.
 
     Args:
-      file: in Python; it defines `get_config()`.
+      file: a Python file that defines `get_config()`.
       overrides: dotted field names and their values as text.
 
     Raises:
@@ -171,11 +171,11 @@ def load_config(
 
 
 def _find_config_file(file: Path) -> Path:
-    """Returns a file, or else the one of this name among those of this package."""
+    """Returns the file if it exists, otherwise this package's config of that name."""
     if file.is_file():
         return file
     package = Path(__file__).parent
-    # Beside the package in a clone, in it where it was installed.
+    # Beside the package in a clone, inside it when installed.
     folders = (package.parent / "configs", package / "configs")
     if file.parent in (Path(), Path("configs")):
         for folder in folders:
@@ -235,9 +235,9 @@ def value_of(name: str, text: str) -> Any:
 def run(main: Callable[[], None]) -> None:
     """Runs a verb; a `UserError` is printed as one message, with exit status 2.
 
-    A run that a signal stopped exits with 128 plus its number, as shells have it.
+    A run that a signal stopped exits with 128 plus the signal's number, as in shells.
     """
-    # What libraries note is not for users: their errors are raised, too.
+    # What libraries log is not for users: their errors are raised, too.
     logging.set_verbosity(logging.FATAL)
     try:
         main()
@@ -249,11 +249,15 @@ def run(main: Callable[[], None]) -> None:
         sys.exit(128 + stopped.number)
     except BrokenPipeError:  # whoever read the output has had enough, such as head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(128 + signal.SIGPIPE)
+        _leave(128 + signal.SIGPIPE)
     except KeyboardInterrupt:
         print("Stopped.", file=sys.stderr)
-        sys.exit(130)
+        _leave(128 + signal.SIGINT)
     except Exception as error:
+        if isinstance(error, OSError) and error.filename is not None:
+            # Such as a folder that may not be entered, or a name that is too long.
+            _print_error(f"error: {error.filename}: {error.strerror}.")
+            _leave(2)
         if "RESOURCE_EXHAUSTED" in str(error) and "No space left" not in str(error):
             _print_error(f"error: {_OUT_OF_MEMORY}\n{error}")
             _leave(2)
@@ -270,15 +274,15 @@ _OUT_OF_MEMORY = (
 
 
 def _print_error(message: str) -> None:
-    from crl_jax.terminal import printable  # its import takes time that --help has not
+    from crl_jax.terminal import printable  # its import would slow --help down
 
     print(printable(message), file=sys.stderr)
 
 
 def _leave(status: int) -> NoReturn:
-    """Exits; at once if there are other processes, which only so learn of it.
+    """Exits; at once if there are other processes, which learn of it only this way.
 
-    They wait for this one in their step, and at a usual exit it would wait for them.
+    They wait for this one in their step, and at a normal exit it would wait for them.
     """
     jax = sys.modules.get("jax")
     if jax is not None and jax.distributed.is_initialized():

@@ -2,11 +2,11 @@
 
   python -m crl_jax.compare --config=configs/digits.py --workdir=runs/all
 
-It trains what is missing in --workdir, skips what is done, and writes there
-  results.csv   a row a run and task
+It trains what is missing in --workdir, skips what is done, and writes to it
+  results.csv   one row per run and task
   report.md     accuracies, differences with intervals, costs, sweeps
   report.html   the same on one page
-Networks: S, one a task; M, multitask; X, as the config says; heads, one trunk; MTAN,
+Networks: S, one per task; M, multitask; X, as the config says; heads, one trunk; MTAN,
 one trunk that each task attends to in its own way; and cross-stitch and NDDR, which mix
 what M's branches compute. Each
 --sweep=model.cross.init=0.05,0.25 changes one field of the config and nothing else.

@@ -1,7 +1,7 @@
 """What a config may hold, and its defaults.
 
 `default()` is the one list of fields. A file in `configs/` calls it and overrides what
-it needs, `--config.a.b=value` overrides again, and `config_check.py` looks at the rest.
+it needs, `--config.a.b=value` overrides that, and `config_check.py` checks the result.
 """
 
 from collections.abc import Iterator, Mapping
@@ -20,9 +20,9 @@ def default() -> ConfigDict:
     config.model.width = 1.0  # multiplies the channels of every stage
     config.model.stem = "large"  # large: 7x7/2 and pool; small: 3x3
     config.model.stride_in = "3x3"  # of a bottleneck unit; 1x1 is the original
-    config.model.branch_from = "res5b"  # first unit that each task has for itself
+    config.model.branch_from = "res5b"  # first unit that each task has to itself
     config.model.dtype = "float32"  # of the computation; parameters stay float32
-    config.model.sync_batch_norm = False  # statistics over all devices, not each
+    config.model.sync_batch_norm = False  # statistics over all devices, not of each
     config.model.remat = ()  # stages, 2 to 5, computed again in the backward pass
     config.model.frozen = "none"  # last stage that is not trained: stem, res2 ... res5
     config.model.frozen_batch_stats = False  # batch norm keeps the statistics it has
@@ -44,12 +44,12 @@ def default() -> ConfigDict:
     config.data.test_split = "test"  # evaluated at the end; empty: the val split
     config.data.image_size = 224  # rows and columns that the network sees
     config.data.batch_size = 128  # over all devices
-    config.data.augment = "random_resized_crop"  # or pad_and_crop, none (of eval_crop)
+    config.data.augment = "random_resized_crop"  # or pad_and_crop; none: eval_crop only
     config.data.flip = True  # mirror half of the training pictures
     config.data.sampling = "uniform"  # or balanced, square_root, over the classes ...
     config.data.sampling_task = ""  # ... of this task
     config.data.max_undecodable = 0.05  # share of pictures that may be left out
-    config.data.eval_crop = 0.875  # side of the centre crop, of the shorter side
+    config.data.eval_crop = 0.875  # side of the centre crop, a share of the shorter one
     config.data.mean = (0.485, 0.456, 0.406)  # of the channels, on a 0-1 scale
     config.data.std = (0.229, 0.224, 0.225)  # likewise
 
@@ -57,14 +57,14 @@ def default() -> ConfigDict:
 
     config.train = ConfigDict()
     config.train.steps = 0  # length of the run; give steps or epochs
-    config.train.epochs = 0.0  # the same as passes over the training pictures
-    config.train.seed = 0  # of first parameters, and of order and cuts of pictures
+    config.train.epochs = 0.0  # the same, in passes over the training pictures
+    config.train.seed = 0  # of first parameters, and of the pictures' order and crops
     config.train.accumulate = 1  # parts that a batch is computed in, to save memory
     config.train.task_devices = 1  # devices that the tasks' branches are divided over
-    config.train.skip_nonfinite = False  # go on after a loss that is no number
+    config.train.skip_nonfinite = False  # go on after a loss that is NaN or infinite
     config.train.log_every = 50  # steps
     config.train.eval_every = 0  # steps; 0: once an epoch
-    config.train.checkpoint_every = 0  # steps; 0: as eval_every, after which it saves
+    config.train.checkpoint_every = 0  # steps; 0: as eval_every, when it saves anyway
     config.train.best_by = "mean"  # best checkpoint: by the tasks' mean, or a task
 
     config.init = ConfigDict()
@@ -74,7 +74,7 @@ def default() -> ConfigDict:
     config.optim.name = "sgd"  # or adamw
     config.optim.learning_rate = 0.1  # at its highest, for the whole batch
     config.optim.head_multiplier = 1.0  # of the rate, for heads
-    config.optim.layer_decay = 1.0  # of the rate, each stage further from the heads
+    config.optim.layer_decay = 1.0  # of the rate, for each stage further from the heads
     config.optim.schedule = "cosine"  # or step, constant
     config.optim.warmup = 0.05  # share of the run with a linearly rising rate
     config.optim.decay_at = (0.5, 0.75)  # step schedule: shares of the run
@@ -95,12 +95,12 @@ def default() -> ConfigDict:
 
 
 def in_order() -> ConfigDict:
-    """Returns a group that keeps its fields in order: that of the task axis."""
+    """Returns a group that keeps its fields in order: the order of the task axis."""
     return ConfigDict(sort_keys=False)
 
 
 def from_dict(content: Mapping[str, Any]) -> ConfigDict:
-    """Returns a config from nested dictionaries, such as JSON gives, in their order."""
+    """Returns a config from nested dictionaries, as JSON gives them, in their order."""
     config = in_order()
     for name, value in content.items():
         config[name] = from_dict(value) if isinstance(value, dict) else value
@@ -118,9 +118,9 @@ def final_split(config: ConfigDict) -> str:
 
 
 def without_places(config: ConfigDict) -> ConfigDict:
-    """Returns a copy for others, to whom where files lay is of no use.
+    """Returns a copy for others, who have no use for the places of files.
 
-    It may say who trained: of a path the name alone is kept.
+    A path may say who trained: only its last part is kept.
     """
     config = copy(config)
     config.data.manifest = PurePath(config.data.manifest).name
@@ -135,7 +135,7 @@ def default_task() -> ConfigDict:
     task.kind = "categorical"  # one class; multilabel: several; regression: a number
     task.loss = "huber"  # of a regression: huber or squared
     task.weight = 1.0  # of its loss in the sum, if optim.weighting is fixed
-    task.classes = 0  # expected number; 0: as the data says
+    task.classes = 0  # expected number; 0: as in the data
     return task
 
 
@@ -158,16 +158,16 @@ def differences(old: ConfigDict, new: ConfigDict) -> list[str]:
 
 
 def _same(a: Any, b: Any) -> bool:
-    """Compares values as JSON does, where a tuple comes back as a list."""
+    """Compares values as if read from JSON, where a tuple comes back as a list."""
     if isinstance(a, (tuple, list)) and isinstance(b, (tuple, list)):
         return list(a) == list(b)
     return a == b
 
 
 def given_classes(config: ConfigDict) -> dict[str, int]:
-    """Returns `{task: K}` if the config says it for all its tasks; empty if not.
+    """Returns `{task: K}` if the config gives it for all its tasks; empty if not.
 
-    A regression has one output, and no classes to be said.
+    A regression has one output, and no number of classes to give.
     """
     classes = {
         task: 1 if settings.kind == "regression" else settings.classes

@@ -1,4 +1,4 @@
-"""Checks of a config, whose messages name the field and say the mend."""
+"""Checks of a config, whose messages name the field and say how to mend it."""
 
 import difflib
 import math
@@ -66,7 +66,7 @@ _SHARES = (
     "optim.label_smoothing",
 )
 _DECAYS = ("optim.momentum", "optim.ema")
-_LARGEST_SEED = 2**32 - 1  # others would repeat these
+_LARGEST_SEED = 2**32 - 1  # larger ones would repeat these
 
 
 def check(config: ConfigDict) -> ConfigDict:
@@ -75,7 +75,7 @@ def check(config: ConfigDict) -> ConfigDict:
     Settings that a task leaves out take their defaults.
 
     Raises:
-      UserError: an unknown field (with the nearest known one), a value of the wrong
+      UserError: an unknown field (the nearest known one is named), a value of the wrong
         type or outside its range, or fields that contradict each other.
     """
     known = default()
@@ -94,13 +94,13 @@ def check(config: ConfigDict) -> ConfigDict:
 
 
 def expected_value(name: str) -> Any:
-    """Returns the default of a field, for its type.
+    """Returns the default of a field, which shows its type.
 
     Args:
       name: dotted, without `config.`; also `tasks.<task>.X` and `data.tasks.<task>`.
 
     Raises:
-      UserError: there is no such field (with the nearest known one), or it is a group.
+      UserError: there is no such field (the nearest is named), or it is a group.
     """
     known = dict(fields(default()))
     *group, field = name.split(".")
@@ -229,8 +229,8 @@ def with_tasks(config: ConfigDict, widths: Mapping[str, int]) -> ConfigDict:
       widths: `{task: K}`, from the data.
 
     Raises:
-      UserError: the config speaks of a task that the data lacks, or of another number
-        of classes than the data has.
+      UserError: the config names a task that the data lacks, or a different number of
+        classes than the data has.
     """
     config_tasks.check_against(config, widths)
     config = copy(config)

@@ -6,7 +6,7 @@ from crl_jax.errors import UserError
 
 
 def check(config: ConfigDict) -> None:
-    """Raises UserError where fields of a config, each right by itself, contradict.
+    """Raises UserError if fields, each right by itself, contradict each other.
 
     Args:
       config: complete, with fields of the right types and within their ranges.

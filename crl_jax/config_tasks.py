@@ -1,5 +1,6 @@
 """Checks of `config.tasks`: what a task may be called, and its settings."""
 
+import re
 from collections.abc import Mapping
 
 from ml_collections import ConfigDict
@@ -7,9 +8,12 @@ from ml_collections import ConfigDict
 from crl_jax.config import default_task
 from crl_jax.errors import UserError
 
-# What lists, examples and results call something else by: joint is all tasks at once,
-# and mean what config.train.best_by may choose by.
-_RESERVED = ("file", "split", "image", "joint", "mean")
+# Names that mean something else in lists, examples and results (joint is all tasks at
+# once, mean is what config.train.best_by may choose by), or columns of predictions.
+_RESERVED = ("file", "split", "image", "joint", "mean", "error", "probability")
+
+# What follows the name of a task, or comes before it, in columns of predictions.
+_COLUMN_OF = r"{task}_(\d+|predicted|probability)|joint_{task}"
 
 CHOICES = {
     "kind": ("categorical", "multilabel", "regression"),
@@ -22,7 +26,7 @@ def check_name(task: str, where: str) -> None:
 
     Args:
       task: the name.
-      where: it stands, for the message.
+      where: where it stands, for the message.
     """
     if task in _RESERVED or not (task.isidentifier() and task.isascii()):
         raise UserError(
@@ -33,7 +37,7 @@ def check_name(task: str, where: str) -> None:
 
 
 def check(config: ConfigDict) -> None:
-    """Raises UserError where the settings of a task are wrong.
+    """Raises UserError if the settings of a task are wrong.
 
     Args:
       config: complete, with fields of the right types.
@@ -72,7 +76,7 @@ def _check_task(name: str, settings: ConfigDict) -> None:
 
 
 def check_against(config: ConfigDict, widths: Mapping[str, int]) -> None:
-    """Raises UserError where a config does not go with the tasks of the data.
+    """Raises UserError if a config does not fit the tasks of the data.
 
     Args:
       config: a checked config.
@@ -80,6 +84,12 @@ def check_against(config: ConfigDict, widths: Mapping[str, int]) -> None:
     """
     for task in widths:
         check_name(task, "The data")
+        for other in widths:
+            if re.fullmatch(_COLUMN_OF.format(task=task), other):
+                raise UserError(
+                    f"The data: beside a task {task!r} none can be named {other!r}, "
+                    "which is a column of its predictions. Name one of them otherwise."
+                )
     for task, settings in config.tasks.items():
         if task not in widths:
             raise UserError(

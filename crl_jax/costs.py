@@ -20,7 +20,7 @@ class Cost:
 
     Attributes:
       shared: parameters of the trunk.
-      branch: parameters that each task has for itself, without its head.
+      branch: parameters that each task has to itself, without its head.
       heads: `{task: parameters}`.
       cross: learned cross weights.
       flops: of the forward pass of one image; a multiply-add counts as two.
@@ -82,17 +82,18 @@ def cost(config: ConfigDict, classes: Mapping[str, int]) -> Cost:
         heads={task: _size(variables["params"]["head"][task]) for task in classes},
         cross=parameters["cross"],
         flops=flops(network.apply, variables, images(1)),
-        activation_bytes=two - one,  # parameters are kept too, but once
+        activation_bytes=two - one,  # parameters are kept too, but only once
     )
 
 
 def flops(function: Callable[..., Any], *inputs: Any) -> float:
     """Returns the FLOPs of a function of these inputs, or of their shapes.
 
-    With plain convolutions, and counted for a CPU: other devices count nothing.
+    It is traced with plain convolutions and counted for a CPU: other devices count
+    nothing.
     """
     with layers.traced_for("any"), jax.default_device(jax.devices("cpu")[0]):
-        # Of a function of its own, since another trace of this one may be at hand.
+        # A function of its own, since another trace of this one may be cached.
         lowered: Any = jax.jit(lambda *inputs: function(*inputs)).lower(*inputs)
     return lowered.cost_analysis()["flops"]
 

@@ -2,8 +2,8 @@
 
   python -m crl_jax.demo --workdir=runs/mine
 
-It needs Gradio: `pip install ".[demo]"`. The page is at http://127.0.0.1:7860 and
-for this machine alone, unless --host=0.0.0.0 lets others of the network in. It needs no
+It needs Gradio: `pip install ".[demo]"`. The page is at http://127.0.0.1:7860 and only
+for this machine, unless --host=0.0.0.0 lets others on the network in. It needs no
 internet and reports to nobody; what is uploaded is deleted within 20 minutes.
 """
 
@@ -20,13 +20,13 @@ def serve(workdir: Path, host: str, port: int, title: str = "") -> None:
     """Serves the page of a run until the process is stopped.
 
     Args:
-      workdir: the run's folder, or that of its export to safetensors.
+      workdir: the run's folder, or the folder of its export to safetensors.
       host: address to listen at.
-      port: likewise.
+      port: port to listen at.
       title: of the page; empty: the folder's name.
 
     Raises:
-      UserError: Gradio is not installed, the address is none of this machine or is
+      UserError: Gradio is not installed, the address is not one of this machine's or is
         taken, or there is no run.
     """
     # Gradio reads these when it is imported.

@@ -2,7 +2,7 @@
 
 Devices form a mesh of two axes. A batch is divided over `DATA_AXIS`; the stacked task
 axis of the branches is divided over `TASK_AXIS`, which has one device unless
-`config.train.task_devices` says more.
+`config.train.task_devices` asks for more.
 """
 
 import ctypes
@@ -18,6 +18,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
+from orbax.checkpoint import multihost
 
 from crl_jax.data import Batch
 from crl_jax.errors import UserError
@@ -26,8 +27,11 @@ from crl_jax.terminal import console
 
 Result = TypeVar("Result")
 
-# Set where several processes were started for one program, to their number.
+# Set to the number of processes if several were started for one program.
 _COUNTS_OF_PROCESSES = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
+
+# How long the other processes wait for the first; if one dies, it ends them at once.
+_WEEK_MS = 7 * 24 * 3600 * 1000
 
 # Parameters of `mallopt` (3).
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4
@@ -38,20 +42,22 @@ def start(
     processes: int | None = None,
     process: int | None = None,
 ) -> None:
-    """Prepares JAX: once a process, before anything is computed.
+    """Prepares JAX: once per process, before anything is computed.
 
-    Compiled programs are kept on disk, in JAX_COMPILATION_CACHE_DIR or else in the
-    user's cache folder, so that the next start needs not compile them again. Processes
+    Compiled programs are kept on disk, in JAX_COMPILATION_CACHE_DIR or otherwise in the
+    user's cache folder, so that the next start need not compile them again. Processes
     that Slurm, Open MPI, Kubernetes (indexed jobs) or a TPU pod started together find
-    each other; all but the first then print nothing.
+    each other; all but the first then print nothing. On a CPU, memory that was freed is
+    kept for the next step (`mallopt`) and computation is synchronous, for the whole
+    process.
 
     Args:
-      coordinator: `host:port` of the first process, where nothing says it.
+      coordinator: `host:port` of the first process, if the cluster does not give it.
       processes: how many there are, likewise.
       process: which one this is, from 0, likewise.
 
     Raises:
-      UserError: the processes do not find each other, or nothing says where to.
+      UserError: the processes do not find each other, or `coordinator` is missing.
     """
     alone = not coordinator and not _in_cluster()
     if alone and (processes is not None or process is not None):
@@ -80,21 +86,21 @@ def _keep_freed_memory() -> None:
     """Has the C library keep memory that the main thread freed, for the next step.
 
     On a CPU, XLA takes the memory of a step anew each time; glibc would give it back to
-    the system in between, which then clears it page by page: a fifth of a step. XLA is
-    told to compute where it is called, and so in the main thread.
+    the system in between, which then clears it page by page: a fifth of a step's time.
+    XLA is made to compute in the thread that calls it, which is the main thread.
     """
     jax.config.update("jax_cpu_enable_async_dispatch", False)
     if sys.platform == "linux":
         libc = ctypes.CDLL(None)
-        if hasattr(libc, "mallopt"):  # of glibc alone
+        if hasattr(libc, "mallopt"):  # only glibc has it
             libc.mallopt(_MMAP_MAX, 0)
             libc.mallopt(_TRIM_THRESHOLD, -1)
 
 
 def have_cpu() -> None:
-    """Has JAX know the CPU beside the devices that JAX_PLATFORMS may name alone.
+    """Makes the CPU known to JAX, too, if JAX_PLATFORMS names only other devices.
 
-    What a network costs is counted for it (see `costs`).
+    The cost of a network is counted for a CPU (see `costs`).
     """
     config: Any = jax.config  # whose settings have no types
     platforms = config.jax_platforms
@@ -112,21 +118,24 @@ def _in_cluster() -> bool:
 
 
 def is_first() -> bool:
-    """Whether this is the process that writes and prints, of several or alone."""
+    """Whether this is the process that writes and prints: the first or the only one."""
     return jax.process_index() == 0
 
 
 def first_alone(work: Callable[[], Result]) -> Result:
-    """Returns what `work` does, which the first process does before the others."""
+    """Returns what `work` returns; the first process calls it before the others do.
+
+    These do not wait at a collective of their devices, which would give up after
+    minutes: the first may have millions of pictures to prepare.
+    """
     if is_first():
         result = work()
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices("the first process is done")
+    multihost.get_barrier_sync_fn()(key="first_alone", timeout_ms=_WEEK_MS)
     return result if is_first() else work()
 
 
 def check_alone(what: str) -> None:
-    """Raises UserError if there are several processes, for what one does alone.
+    """Raises UserError if there are several processes, for what only one may do.
 
     Args:
       what: such as "A report is written".
@@ -136,7 +145,7 @@ def check_alone(what: str) -> None:
 
 
 def anywhere(found: bool) -> bool:
-    """Whether something was found in any process; all of them ask at once."""
+    """Whether something was found in any process; all of them must ask at once."""
     if jax.process_count() == 1:
         return found
     return bool(np.any(multihost_utils.process_allgather(np.array(found))))
@@ -146,11 +155,11 @@ def make_mesh(task_devices: int = 1, tasks: int = 1) -> Mesh:
     """Returns all devices, of all processes, as a mesh over data and tasks.
 
     Args:
-      task_devices: that the task axis is divided over.
+      task_devices: how many the task axis is divided over.
       tasks: T.
 
     Raises:
-      UserError: the tasks or the devices cannot be divided so.
+      UserError: the tasks or the devices cannot be divided this way.
     """
     local = jax.local_device_count()
     if local % task_devices or tasks % task_devices:
@@ -163,7 +172,7 @@ def make_mesh(task_devices: int = 1, tasks: int = 1) -> Mesh:
 
 
 def check_batch_size(config: ConfigDict, mesh: Mesh) -> None:
-    """Raises UserError where a batch cannot be divided equally over the devices."""
+    """Raises UserError if a batch cannot be divided equally over the devices."""
     devices, parts = mesh.shape[DATA_AXIS], config.train.accumulate
     batch_size = config.data.batch_size
     multiple = devices * parts
@@ -180,8 +189,8 @@ def put_batch(batch: Batch, mesh: Mesh) -> Batch:
     """Places this process's share of a batch on its devices, divided over examples.
 
     Args:
-      batch: the first axis is this process's examples, but the second if the first is
-        of several runs side by side; what is neither image nor label stays behind.
+      batch: its first axis is this process's examples, or the second if the first is
+        several runs side by side; what is neither image nor label is left behind.
       mesh: from `make_mesh`.
     """
     of_runs = batch["image"].ndim == 5
@@ -193,7 +202,7 @@ def put_batch(batch: Batch, mesh: Mesh) -> Batch:
 
 
 def fetch(array: jax.Array) -> np.ndarray:
-    """Returns an array of `put_batch`, or computed from it, of all processes."""
+    """Returns all processes' parts of an array from `put_batch` or computed from it."""
     if array.is_fully_addressable:
         return np.asarray(array)
     return multihost_utils.process_allgather(array, tiled=True)

@@ -2,11 +2,11 @@
 
   python -m crl_jax.evaluate --workdir=runs/digits
 
-It is the split that training reported at its end, unless --split says another one.
---predictions=FILE.csv also writes a row a picture: its labels and what was predicted.
-Where the data is elsewhere now than in training, --manifest and --data_dir say where.
---on=FILE is another list of labelled pictures instead, all of it unless --split says a
-part: its columns and class names are the run's, or some of them.
+It is the split that training reported at its end, unless --split names another one.
+--predictions=FILE.csv also writes one row per picture: its labels and what was
+predicted. If the data is no longer where it was in training, --manifest and --data_dir
+say where it is. --on=FILE takes another list of labelled pictures instead, all of it
+unless --split names a part: its columns and class names are the run's, or some of them.
 """
 
 from crl_jax import cli

@@ -1,4 +1,4 @@
-"""A trained run before a split of labelled pictures: its own data, or another list."""
+"""A trained run on a split of labelled pictures: of its own data, or another list."""
 
 import csv
 import math
@@ -24,11 +24,11 @@ from crl_jax.workdir import Run, check_data
 
 
 class PredictionRows:
-    """The rows of a CSV, one an example.
+    """The rows of a CSV, one per example.
 
-    Its columns are `file`, and for each task `<task>` (the label as a list has it,
-    empty if missing), `<task>_predicted` (likewise) and `<task>_probability` (of what
-    is predicted; of several classes as many numbers; of a regression there is no such
+    Its columns are `file`, and for each task `<task>` (the label as it is written in a
+    list, empty if missing), `<task>_predicted` (likewise) and `<task>_probability` (of
+    what is predicted: one number for each predicted class; a regression has no such
     column).
     """
 
@@ -57,14 +57,14 @@ class PredictionRows:
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """A run's best checkpoint, before a split of its data.
+    """A run's best checkpoint, and the split of data to evaluate it on.
 
     Attributes:
       trained: the checkpoint.
       config: the run's, with its data where it is now.
       source: prepared data.
       split: of the data.
-      other: name of the list, if it is another one than the run's.
+      other: name of the list, if it is not the run's.
     """
 
     trained: Trained
@@ -75,16 +75,16 @@ class Evaluation:
 
     @property
     def title(self) -> str:
-        """The split, and of which list if that is not the run's."""
+        """The split, and the name of its list if that is not the run's."""
         return f"{self.split} of {self.other}" if self.other else self.split
 
     def run(
         self, on_logits: Callable[[Batch, dict[str, jax.Array]], None] | None = None
     ) -> metrics.Means:
-        """Returns the measures; `on_logits` is that of `evaluate_batches`."""
+        """Returns the measures; `on_logits` is as in `evaluate_batches`."""
         batches = stream.eval_batches(self.source, self.config, self.split)
         trained = self.trained
-        processes = jax.process_count()  # each has about as many pictures
+        processes = jax.process_count()  # each has about the same number of pictures
         with progress_bar("pictures", self.source.size(self.split)) as advance:
 
             def counted() -> Iterator[Batch]:
@@ -114,17 +114,18 @@ def prepare(
 
     Args:
       workdir: the run's folder.
-      split: of the data; None: that which training reported at its end, or all of `on`.
-      batch_size: over all devices, rounded up to a multiple of them; None: as in
-        training.
-      manifest: the run's, where it is not where it was in training.
-      data_dir: of the prepared shards, likewise.
+      split: of the data; None: the one that training reported at its end, or all of
+        `on`.
+      batch_size: over all devices, rounded up to a multiple of their number; None: as
+        in training.
+      manifest: the run's, if it is no longer where it was in training.
+      data_dir: folder of the prepared shards, likewise.
       on: another list of labelled pictures, in place of the run's data. Its columns and
         class names are some of those that were trained.
 
     Raises:
-      UserError: there is no run, no checkpoint, no such split, or other data; or a
-        mistake in `on`.
+      UserError: there is no run, no checkpoint or no such split; the data is not the
+        run's; or there is a mistake in `on`.
     """
     workdir, mesh = Path(workdir), devices.make_mesh()
     trained = load(workdir, mesh)
@@ -174,16 +175,25 @@ def evaluate(
 
     Args:
       workdir: the run's folder.
-      split: see `prepare`.
-      predictions: where to write a row an example, if anywhere.
-      batch_size: see `prepare`, as the next ones.
-      manifest: where it is now.
-      data_dir: where the shards are now.
-      on: another list.
+      split: of the data, such as `val`; None: the one that training reported at its
+        end, or all of `on`.
+      predictions: CSV file to write one row per example to, if any.
+      batch_size: over all devices, rounded up to a multiple of their number; None: as
+        in training.
+      manifest: the run's list of pictures, if it is no longer where it was in training.
+      data_dir: folder of the prepared shards, likewise.
+      on: another list of labelled pictures, in place of the run's data. Its columns and
+        class names are some of those that were trained.
+
+    Returns:
+      The measures, `{task: {"count", "loss", ...}}` with those of the task's kind, and
+      if some tasks are categorical `"joint": {"count", "top1"}`, as `metrics.means`
+      returns them. NaN stands for what does not exist.
 
     Raises:
-      UserError: as `prepare` says; or a file that cannot be written, or that several
-        processes would write.
+      UserError: there is no run, no checkpoint or no such split; the data is not the
+        run's; there is a mistake in `on`; or `predictions` cannot be written, or
+        several processes would write it.
     """
     if predictions is not None:
         devices.check_alone("A file of predictions is written")

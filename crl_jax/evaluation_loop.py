@@ -32,7 +32,7 @@ def evaluate_batches(
       on_logits: called with each batch and its logits `{task: [B, K]}`.
 
     Returns:
-      What `metrics.means` returns, with what needs all examples at once, too.
+      What `metrics.means` returns, and the measures that need all examples at once.
     """
     sums: list[metrics.Sums] = []
     whole = {task: _Whole() for task, kind in kinds.items() if kind.judged_whole}
@@ -62,11 +62,11 @@ class _Whole:
         self._batches: list[tuple[np.ndarray, np.ndarray]] = []
 
     def add(self, logits: jax.Array, labels: jax.Array) -> None:
-        """Adds those of a batch, which may still be computed."""
+        """Adds those of a batch, which may not be computed yet."""
         self._on_devices.append((logits, labels))
 
     def fetch(self) -> None:
-        """Fetches what was added, of all processes."""
+        """Fetches what was added, from all processes."""
         for logits, labels in self._on_devices:
             self._batches.append((devices.fetch(logits), devices.fetch(labels)))
         self._on_devices.clear()
@@ -85,14 +85,14 @@ def print_result(
     checkpoint_step: int,
     name: str = "",
 ) -> None:
-    """Prints a table a kind: a row a task, and one for all tasks right at once.
+    """Prints one table per kind: a row for each task, and one for all right at once.
 
     Args:
       result: from `evaluate_batches`.
       kinds: of the tasks.
-      split: that it is of.
+      split: the split that was evaluated.
       checkpoint_step: steps that the network was trained for.
-      name: of the run, before the title.
+      name: of the run, put before the title.
     """
     tables: dict[str, list[str]] = {}
     for task, kind in kinds.items():

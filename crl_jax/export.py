@@ -2,9 +2,9 @@
 
   python -m crl_jax.export --workdir=runs/mine --to=onnx
 
-It takes uint8 pictures, as many at a time as you like, normalises them itself, and
-answers with probabilities by the names of the tasks. The folder is laid out as the
-Hugging Face Hub expects it.
+The export takes uint8 pictures, as many at a time as you like, normalises them itself,
+and answers with probabilities under the names of the tasks. The folder is laid out as
+the Hugging Face Hub expects it.
 
   stablehlo    model.stablehlo, for JAX without this package
   onnx         model.onnx, for ONNX Runtime (needs `pip install ".[onnx]"`)
@@ -56,7 +56,7 @@ def export(workdir: Path, what: dict[str, str], out: Path) -> None:
 
 
 def _check_config(out: Path) -> None:
-    """Raises UserError if `out` has a config.json that is not that of an export."""
+    """Raises UserError if `out` has a config.json that is not from an export."""
     try:
         exported = "crl_jax" in json.loads((out / "config.json").read_text("utf-8"))
     except (FileNotFoundError, NotADirectoryError):
@@ -80,7 +80,7 @@ def main() -> None:
         required=True,
         choices=FORMATS,
         dest="format",
-        metavar="FORMAT",  # all of them in one piece are wider than a terminal
+        metavar="FORMAT",  # all of them in a row are wider than a terminal
         help="one of those above",
     )
     add(

@@ -1,4 +1,4 @@
-"""What a step knows of its batch: the losses, and their gradients."""
+"""What a step computes from its batch: the losses, and their gradients."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -19,11 +19,11 @@ Array = jax.Array
 
 
 class Gradients(NamedTuple):
-    """What one batch says, the shares of all devices together.
+    """What one batch gives, with the shares of all devices together.
 
     Attributes:
-      weighted: gradients of the weighted sum of the losses; of the layers whose
-        gradients the weighting combines, none.
+      weighted: gradients of the weighted sum of the losses, without the layers whose
+        gradients the weighting combines.
       by_task: gradients that the weighting wants per task.
       sums: of the metrics.
       batch_stats: after the batch.
@@ -43,10 +43,10 @@ def make_differentiate(
     kinds: Kinds,
     method: weighting.Weighting,
 ) -> Callable[[TrainState, Batch, Mapping[str, Array], Array], Gradients]:
-    """Returns what goes forwards and backwards through the network.
+    """Returns the function that goes forwards and backwards through the network.
 
-    It takes the state, the device's share of a batch, how many labels all devices have
-    of each task, and whether there are any, `[T]`.
+    It takes the state, the device's share of a batch, how many labels of each task all
+    devices have, and whether there are any, `[T]`.
     """
     tasks = list(network.classes)
 
@@ -112,7 +112,7 @@ def _accumulate(
     Args:
       compute: `(batch_stats, part) -> (batch_stats, summands)`; the batch statistics
         are handed from part to part.
-      batch_stats: of the first part.
+      batch_stats: for the first part.
       batch: of one device.
       parts: how many; each has B / parts examples.
     """

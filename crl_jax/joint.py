@@ -2,11 +2,11 @@
 
   python -m crl_jax.joint --workdir=runs/digits
 
-Where the labels of several tasks form a product, such as adjective x noun = pair, each
-head knows something of the pair. This scores the combinations of labels that training
-pictures have by the heads' log-probabilities, chooses on the validation split how much
-each head counts, and says how often that is right on --split, beside each head alone.
-`predict` and `demo` use the weights from then on.
+If the labels of several tasks form a product, such as adjective x noun = pair, each
+head knows something about the pair. From the heads' log-probabilities this scores the
+combinations of labels that occur in training. It chooses on the validation split how
+much each head counts, and prints how often the result is right on --split, next to each
+head alone. `predict` and `demo` use the weights from then on.
 """
 
 from crl_jax import cli

@@ -9,9 +9,10 @@ from crl_jax.errors import UserError
 
 
 def write(path: Path, content: object, indent: int | None = 2) -> None:
-    """Writes a file beside its place, and renames it when it is whole."""
+    """Writes a file beside its place under another name; renames it when whole."""
     partial = path.with_suffix(".partial")
-    with partial.open("w", encoding="utf-8") as file:
+    # Names of files need not be UTF-8.
+    with partial.open("w", encoding="utf-8", errors="surrogateescape") as file:
         json.dump(content, file, indent=indent, ensure_ascii=False)
         file.write("\n")
         # A disk that fails now must not leave an empty file under the right name.
@@ -27,7 +28,7 @@ def read(path: Path) -> dict[str, Any]:
       UserError: it cannot be read, or holds something else.
     """
     try:
-        content = json.loads(path.read_text("utf-8"))
+        content = json.loads(path.read_text("utf-8", "surrogateescape"))
     except (OSError, ValueError) as error:
         raise UserError(
             f"{path} cannot be read ({error}). Bring it back from a copy, or train in "

@@ -57,22 +57,22 @@ def _not_ours(path: Path) -> UserError:
 class MetricsLog:
     """Writes each row of metrics to `metrics.csv` and to TensorBoard.
 
-    `metrics.csv` has a row a step and split: `step, epoch, split, learning_rate,
-    skipped` (steps left out so far, since a number of theirs was none), then for each
+    `metrics.csv` has one row per step and split: `step, epoch, split, learning_rate,
+    skipped` (steps left out so far because of a NaN or infinite number), then for each
     task `<task>_loss` and its measures, such as `<task>_top1, <task>_top5,
     <task>_mean_class`, then `joint_top1`, then the `<task>_weight` in that step's
     update. Shares are between 0 and 1; an empty cell means that a number does not
     exist. A resumed run goes on after the row of the step it resumes from.
 
-    A disk that cannot be written does not stop the run: rows wait until it can. What is
-    there is never changed, but for what a kill has left half-written.
+    A disk that cannot be written to does not stop the run: rows wait until it can. What
+    the file holds is never changed, except what a kill has left half-written.
     """
 
     def __init__(self, folder: Path, kinds: Kinds, resumed_step: int) -> None:
         """Opens the files.
 
         Raises:
-          UserError: they cannot be written, or `metrics.csv` is not what was written.
+          UserError: they cannot be written, or `metrics.csv` is not as it was written.
         """
         self._path = folder / "metrics.csv"
         self._columns = ["step", "epoch", "split", "learning_rate", "skipped"]
@@ -84,7 +84,7 @@ class MetricsLog:
         with workdir.writing(folder):
             try:
                 self._size = self._drop_rows_after(resumed_step)
-            except ValueError as error:  # a column of another name
+            except ValueError as error:  # a column with another name
                 raise _not_ours(self._path) from error
             self._board = _Board(folder / "tensorboard", resumed_step)
 
@@ -115,7 +115,7 @@ class MetricsLog:
         Args:
           step: steps done.
           epoch: passes over the training data done.
-          split: what the numbers are of.
+          split: the split that the numbers are of.
           result: from `metrics.means`.
           learning_rate: of the last update.
           skipped: steps left out so far.
@@ -145,7 +145,7 @@ class MetricsLog:
         before = self._waiting
         self._waiting += row
         try:
-            # Not "a": a part of a row may be there since the disk was full.
+            # Not "a": the file may end in part of a row, if the disk was full.
             with self._path.open("r+b") as file:
                 file.seek(self._size)
                 file.write(self._waiting)
@@ -163,7 +163,7 @@ class MetricsLog:
             console.print(f"{self._path} is written again.", soft_wrap=True)
 
     def close(self) -> None:
-        """Closes the files, and tells of rows that could not be written."""
+        """Closes the files, and reports rows that could not be written."""
         self._board.close()
         if self._waiting:
             rows = self._waiting.count(b"\n")
@@ -171,14 +171,14 @@ class MetricsLog:
 
 
 class _Board:
-    """A TensorBoard file, which hides what earlier ones have of later steps."""
+    """A TensorBoard file, which hides the later steps that earlier files have."""
 
     def __init__(self, folder: Path, resumed_step: int) -> None:
         folder.mkdir(exist_ok=True)
         now = time.time()
         name = f"events.out.tfevents.{now:.0f}.{platform.node()}.{os.getpid()}"
         # `SummaryWriter` writes in a thread; once that has met a full disk, a later
-        # call waits for it without end.
+        # call waits for it forever.
         self._records: RecordWriter | None = RecordWriter(str(folder / name))
         start = SessionLog(status=SessionLog.START)
         for event in (
@@ -188,7 +188,7 @@ class _Board:
             self._records.write(event.SerializeToString())
 
     def write(self, step: int, numbers: Mapping[str, float]) -> None:
-        """Writes a number a name; from the first failure on it writes none."""
+        """Writes one number per name; after the first failure it writes nothing."""
         if self._records is None:
             return
         now = time.time()
@@ -214,7 +214,7 @@ class _Board:
 
 
 class NoLog:
-    """What processes other than the first write: nothing."""
+    """The log of all processes but the first: it writes nothing."""
 
     def write(self, *_: object) -> None:
         """Does nothing."""

@@ -35,7 +35,7 @@ def sigmoid_cross_entropy(
     Args:
       logits: `[B, K]`.
       labels: `[B, K]` of 0 and 1; -1 means missing, and adds nothing.
-      label_smoothing: share of each target that yes and no get alike.
+      label_smoothing: share of each target that is split equally between yes and no.
 
     Returns:
       `[B]`, in nats.

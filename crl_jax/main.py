@@ -27,7 +27,7 @@ def main() -> None:
 
 
 def command() -> None:
-    """Is what `crl-jax` runs."""
+    """Runs the command `crl-jax`."""
     cli.run(main)
 
 

@@ -27,19 +27,19 @@ def sums(
     labels: Mapping[str, Array],
     losses: Mapping[str, Array],
 ) -> Sums:
-    """Adds up a batch; add the results of several batches or devices to go on.
+    """Adds up a batch; the results of several batches or devices may be added up.
 
     Args:
       kinds: of the tasks.
       logits: `{task: [B, K]}`.
-      labels: `{task: of B examples}`; missing ones may also be of an example that pads
-        the batch.
+      labels: `{task: of B examples}`; a missing one may also belong to an example that
+        pads the batch.
       losses: `{task: [B]}`, 0 where the label is missing.
 
     Returns:
       `{task: {"count": [], "loss": [], ...}}` with what the task's kind adds; and if
       some tasks are categorical `"joint": {"count": [], "top1": []}` over the examples
-      that have all labels of these.
+      that have the labels of all these tasks.
     """
     result: Sums = {}
     all_labelled, all_right = jnp.array(True), jnp.array(True)
@@ -62,18 +62,18 @@ def sums(
 
 
 def has_joint(kinds: Kinds) -> bool:
-    """Whether some task is right or wrong, so that all of these can be."""
+    """Whether some task can be right or wrong, and thus all such tasks at once."""
     return any(isinstance(kind, Categorical) for kind in kinds.values())
 
 
 def measures(kinds: Kinds) -> dict[str, Sequence[Measure]]:
-    """Returns by what each task is judged, and all of them together if they are."""
+    """Returns the measures of each task, and of all tasks together if there are any."""
     result: dict[str, Sequence[Measure]] = {t: k.measures for t, k in kinds.items()}
     return result | ({JOINT: Categorical.measures[:1]} if has_joint(kinds) else {})
 
 
 def zeros(kinds: Kinds) -> Sums:
-    """Returns the sums of no example."""
+    """Returns the sums over no examples."""
     zero, count = jnp.zeros(()), jnp.zeros((), jnp.int32)
     result: Sums = {
         task: {"count": count, "loss": zero, **kind.zeros()}
@@ -100,12 +100,12 @@ def means(batches: Sequence[Sums], kinds: Kinds) -> Means:
 
     Args:
       batches: from `sums`, on the devices or not.
-      kinds: of the tasks, in the order that the result shall have.
+      kinds: of the tasks, in the order of the result.
 
     Returns:
       `{task: {"count", "loss", ...}}` with the measures of the task's kind, and
-      `"joint": {"count", "top1"}`. NaN stands for what does not exist: all of a task
-      without labels, and what a kind needs all examples of a split at once for.
+      `"joint": {"count", "top1"}`. NaN stands for what does not exist: all measures of
+      a task without labels, and those that need all examples of a split at once.
     """
     total = _total(batches)
     result: Means = {}
@@ -128,7 +128,7 @@ def means(batches: Sequence[Sums], kinds: Kinds) -> Means:
 
 
 def in_a_line(result: Means, kinds: Kinds) -> str:
-    """Returns the first measure of each task that exists, such as `top-1  noun 93.18`.
+    """Returns each task's first measure that exists, such as `top-1  noun 93.18`.
 
     Args:
       result: from `means`.
@@ -144,12 +144,12 @@ def in_a_line(result: Means, kinds: Kinds) -> str:
 
 
 def score(result: Means, kinds: Kinds, best_by: str) -> float | None:
-    """Returns the number by which checkpoints are chosen, higher is better.
+    """Returns the number by which checkpoints are chosen; higher is better.
 
     Args:
       result: from `means`.
       kinds: of the tasks.
-      best_by: a task, for its `Kind.goodness`, or "mean", for the mean of the tasks'.
+      best_by: a task, for its `Kind.goodness`, or "mean", for the mean over the tasks.
 
     Returns:
       None if there is no label to choose by.

@@ -18,7 +18,7 @@ _NO_CROSS: Settings = {
     "model.fusion": "none",
 }
 
-# Nothing is shared that the tasks could be weighted against each other for: a weight
+# The tasks share nothing that they could be weighted against each other for: a weight
 # would only change the learning rate of a task's network.
 _NO_WEIGHTING: Settings = {
     f"optim.{name}": config_lib.default().optim[name]
@@ -29,7 +29,7 @@ _NO_WEIGHTING: Settings = {
 }
 _TASK_WEIGHT = re.compile(r"tasks\.\w+\.weight")
 
-# What each network says of the config; the rest is the config's own.
+# What each network sets in the config; the rest is the config's own.
 NETWORKS: dict[str, Settings] = {
     "S": {"model.branch_from": "stem"} | _NO_CROSS | _NO_WEIGHTING,
     "M": _NO_CROSS,
@@ -41,7 +41,7 @@ NETWORKS: dict[str, Settings] = {
 }
 
 MEANINGS = {
-    "S": "a network a task",
+    "S": "one network per task",
     "M": "multitask, branched, without cross-residuals",
     "X": "with cross-residuals, as the config says",
     "heads": "one trunk, of which only the heads are apart",
@@ -52,7 +52,7 @@ MEANINGS = {
 
 
 def settings(name: str, config: ConfigDict) -> Settings:
-    """Returns what a network says of a config.
+    """Returns what a network sets in a config.
 
     Raises:
       UserError: there is no network of this name.
@@ -68,7 +68,7 @@ def settings(name: str, config: ConfigDict) -> Settings:
 
 
 def decides(name: str, field: str) -> bool:
-    """Whether a network says itself what a field of the config is."""
+    """Whether a network itself sets a field of the config."""
     is_weight = _TASK_WEIGHT.fullmatch(field) is not None
     return field in NETWORKS[name] or (name == "S" and is_weight)
 

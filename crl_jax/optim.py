@@ -17,9 +17,9 @@ LearningRate = Callable[[Any], Any]
 def learning_rate(config: ConfigDict, steps: int) -> LearningRate:
     """Returns the learning rate as a function of the step.
 
-    It rises linearly over `optim.warmup` of the run, then falls as `optim.schedule`
-    says: to zero along a half cosine, by `optim.decay_by` at each of `optim.decay_at`,
-    or not at all.
+    It rises linearly over the share `optim.warmup` of the run, then falls as
+    `optim.schedule` says: to zero along a half cosine, by `optim.decay_by` at each of
+    `optim.decay_at`, or not at all.
 
     Args:
       config: `config.optim` of a checked config.
@@ -53,7 +53,7 @@ def make(
 
     SGD adds the weight decay to the gradient (as PyTorch does), AdamW to the step
     (Loshchilov and Hutter 2019). `optim.head_multiplier` and `optim.layer_decay` make
-    the rate, and with it the decay, another one for each layer (see `rate_factor`).
+    the rate, and with it the decay, different for each layer (see `rate_factor`).
 
     Args:
       config: `config.optim` of a checked config.
@@ -81,7 +81,7 @@ def rate_factor(layer: str, head_multiplier: float, layer_decay: float) -> float
         between tasks, whose factor is 1.
       head_multiplier: the factor of heads.
       layer_decay: factor of the last stage, res5; res4 has its square, and so on down
-        to the stem (Howard and Ruder 2018, section 3.2, a stage for their layer).
+        to the stem (Howard and Ruder 2018, section 3.2, with stages for layers).
     """
     if layer == "head":
         return head_multiplier
@@ -108,7 +108,7 @@ def _scale_layers(
 def _clip_by_norm(
     largest: float, norm: Callable[[Any], Array]
 ) -> optax.GradientTransformation:
-    """Returns `optax.clip_by_global_norm`, for a norm that is computed otherwise."""
+    """Returns `optax.clip_by_global_norm`, for a norm that is computed differently."""
 
     def clip(updates: Any, params: Any) -> Any:
         factor = largest / jnp.maximum(norm(updates), largest)
@@ -118,7 +118,7 @@ def _clip_by_norm(
 
 
 def is_kernel(params: Any) -> Any:
-    """Marks kernels, which alone decay, in a tree like `params`.
+    """Marks kernels, the only parameters that decay, in a tree like `params`.
 
     Not marked: batch-norm scales, biases, and learned cross weights.
     """

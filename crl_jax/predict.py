@@ -5,7 +5,7 @@
 
 For each picture: the most probable labels of every task, and of all tasks together
 (the most probable combination of labels among those that training pictures have). A
-picture that cannot be read is named with its reason while the rest goes on; the exit
+picture that cannot be read is named with the reason while the rest goes on; the exit
 status is then 1.
 """
 
@@ -37,12 +37,12 @@ def main() -> None:
         help="pictures; a folder stands for all in it and below, - for a picture from "
         "the standard input",
     )
-    add("--top", type=cli.positive, default=5, metavar="N", help="labels a task")
+    add("--top", type=cli.positive, default=5, metavar="N", help="labels per task")
     add(
         "--format",
         choices=("table", "json", "jsonl", "csv"),
         default="table",
-        help="of what is printed; json: a list, jsonl: a line a picture",
+        help="of what is printed; json: a list, jsonl: one line per picture",
     )
     add("--batch_size", type=cli.positive, help=cli.BATCH_SIZE)
     arguments = cli.read(verb)
@@ -73,7 +73,7 @@ def _predict(arguments: argparse.Namespace) -> int:
         in_training = predictor.trained.run.config.data.batch_size
         size = getattr(arguments, "batch_size", in_training)
         found = predictor.predict(items, size)
-        # What is printed on a terminal shows by itself how far it is.
+        # What is printed on a terminal itself shows how far it has come.
         if not sys.stdout.isatty():
             found = _with_bar(found, len(items), size)
         for name, prediction in zip(names, found, strict=True):
@@ -90,9 +90,9 @@ def _predict(arguments: argparse.Namespace) -> int:
 def _with_bar(
     predictions: Iterable["Prediction"], count: int, batch_size: int
 ) -> Iterator["Prediction"]:
-    """Yields the predictions, with a progress bar where the errors go to a terminal.
+    """Yields the predictions, with a progress bar if standard error is a terminal.
 
-    They come in batches, and only from one to the next can their speed be told.
+    They come in batches, and their speed shows only from one batch to the next.
     """
     from crl_jax.terminal import progress_bar
 

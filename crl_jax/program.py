@@ -37,7 +37,7 @@ class Program:
 
     @cached_property
     def optimizer(self) -> optax.GradientTransformation:
-        """Of the config."""
+        """The optimiser of the config."""
         norm = step.gradient_norm(self.network)
         return optim.make(self.config.optim, self.learning_rate, norm)
 
@@ -71,8 +71,8 @@ class Program:
         """Returns `step.make_train_step`, mapped over the devices.
 
         Args:
-          epoch_steps: that an epoch has.
-          runs: whose states and batches are side by side, if several.
+          epoch_steps: steps per epoch.
+          runs: how many; if several, their states and batches are side by side.
         """
         one = step.make_train_step(
             self.network, self.optimizer, self.config, self.kinds, epoch_steps

@@ -43,7 +43,7 @@ class Record:
           config: a checked config.
           program: of the config.
           schedule: of the config.
-          name: before what is printed, if it is one run of several.
+          name: put before what is printed, if this is one run of several.
 
         Raises:
           UserError: the folder cannot be written, no checkpoint in it is whole, or the
@@ -55,12 +55,12 @@ class Record:
         self.done, state = self._checkpoints.restore_latest(program.abstract_state)
         if state is None:
             state = program.new_state(config.train.seed)
-            state = start.from_weights(state, config, program.network, program.mesh)
+            state = start.from_weights(state, program)
         else:
             console.print(
                 f"Going on at step {self.done:,} of {schedule.steps:,} in {folder}."
             )
-            if not config.train.skip_nonfinite:  # as it may have been before
+            if not config.train.skip_nonfinite:  # it may have been set before
                 state = state.replace(skipped=0 * state.skipped)
         self._start: list[TrainState] = [state]
         writes = devices.is_first()
@@ -70,7 +70,7 @@ class Record:
         self._saved_score: float | None = None
 
     def take_start(self) -> TrainState:
-        """Returns the state to go on from; once, since the next step uses it up."""
+        """Returns the state to go on from; only once, as the next step uses it up."""
         return self._start.pop()
 
     def log_training(self, number: int, sums: metrics.Sums, report: step.Report) -> str:
@@ -131,12 +131,12 @@ class Record:
     def save_broken_step(
         self, number: int, report: step.Report, state: TrainState, data: Source
     ) -> Diverged:
-        """Saves what is needed to look into a step whose numbers are none.
+        """Saves what is needed to look into a step with NaN or infinite numbers.
 
         Args:
           number: of the step.
           report: of the step.
-          state: which no step since the one before it has changed.
+          state: not changed since the step before it.
           data: of the run.
 
         Returns:
@@ -154,7 +154,7 @@ class Record:
 
         Args:
           state: after the last step.
-          split: one that chose nothing, if there is one.
+          split: one that did not choose the checkpoint, if there is one.
           batches: of the split.
 
         Raises:
@@ -162,7 +162,7 @@ class Record:
         """
         program, steps = self._program, self._schedule.steps
         self._checkpoints.wait()
-        if self._checkpoints.latest != steps:  # it could not be written: once more
+        if self._checkpoints.latest != steps:  # it could not be written: try once more
             self._checkpoints.save(state, steps, self._saved_score)
             self._checkpoints.wait()
         best, best_state = self._checkpoints.restore_best(program.abstract_state)

@@ -1,10 +1,10 @@
-"""Write a run's report: one HTML file, which opens from disk and prints.
+"""Write a run's report: one HTML file, which opens from disk and can be printed.
 
   python -m crl_jax.report --workdir=runs/digits
 
-It shows the training's curves, accuracies and confusions a class, the grid of two
+It shows the training's curves, accuracies and confusions per class, the grid of two
 tasks, cross weights, the best and the worst pictures, calibration, cost and config.
-The pictures in it are of your data: mind their licences before you pass it on.
+The pictures in it are from your data: mind their licences before you pass it on.
 """
 
 import os
@@ -37,7 +37,7 @@ def write_report(
     from crl_jax.reports import run_page
     from crl_jax.whole_file import WholeFile
 
-    # All that can be wrong is answered before the evaluation, which may take long.
+    # All that can be wrong is reported before the evaluation, which may take a while.
     devices.check_alone("A report is written")
     curves = run_page.curves(Path(workdir), prepared.trained.run.kinds)
     with WholeFile(out, "--out") as file:

@@ -1,4 +1,4 @@
-"""All that can be refused of a run before anything of it is written."""
+"""All that a run can be refused for before anything of it is written."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,7 +17,7 @@ class Checked(NamedTuple):
 
     Attributes:
       config: with settings for exactly the tasks of the data.
-      data: which need not be prepared.
+      data: it need not be prepared yet.
       network: of the config.
       mesh: of all devices.
     """

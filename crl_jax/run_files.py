@@ -43,11 +43,11 @@ def read_combinations(
     """Returns what `write_combinations` wrote; empty if there is none.
 
     Args:
-      workdir: the run's folder, or that of an export.
+      workdir: the run's folder, or the folder of an export.
       classes: of the T categorical tasks; None: whatever they are.
 
     Raises:
-      UserError: it is damaged, or of other tasks or classes.
+      UserError: it is damaged, or belongs to other tasks or classes.
     """
     path = workdir / "combinations.json"
     content = json_files.read(path) if path.exists() else {"combinations": []}
@@ -72,7 +72,7 @@ def write_result(
       workdir: the run's folder.
       split: what was evaluated.
       step: of the checkpoint.
-      result: from `metrics.means`; what is no finite number, which JSON has no name
+      result: from `metrics.means`; what is NaN or infinite, which JSON has no name
         for, becomes null.
     """
     numbers = {
@@ -104,7 +104,7 @@ def read_result(workdir: Path) -> tuple[str, int, dict[str, dict[str, float]]]:
 
 @contextmanager
 def _complete(path: Path) -> Iterator[None]:
-    """Turns what a file lacks that training writes anew into a `UserError`."""
+    """Turns what is wrong with a file that training writes anew into a `UserError`."""
     try:
         yield
     except (KeyError, AttributeError, TypeError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""When what happens in a run."""
+"""What happens when in a run."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from crl_jax.errors import UserError
 
 @dataclass(frozen=True)
 class Schedule:
-    """When what happens in a run; steps count from 1.
+    """What happens when in a run; steps count from 1.
 
     Attributes:
       steps: length of the run.
@@ -30,7 +30,7 @@ class Schedule:
 
     @staticmethod
     def check(config: ConfigDict) -> None:
-        """Raises UserError where a config sets neither steps nor epochs."""
+        """Raises UserError if a config sets neither steps nor epochs."""
         if not config.train.steps and not config.train.epochs:
             raise UserError(
                 "The run has no step: set config.train.steps or config.train.epochs."
@@ -41,7 +41,7 @@ class Schedule:
         """Reads the schedule from a config.
 
         Raises:
-          UserError: it sets no steps, or less epochs than a step has.
+          UserError: it sets neither steps nor epochs, or too few epochs for one step.
         """
         cls.check(config)
         steps = config.train.steps
@@ -69,7 +69,7 @@ class Schedule:
         return max(1, round(self.examples / self.batch_size))
 
     def epoch(self, step: int) -> float:
-        """Returns the passes over the training data that `step` steps are."""
+        """Returns how many passes over the training data `step` steps make."""
         return step * self.batch_size / self.examples
 
     def evaluates(self, step: int) -> bool:

@@ -4,7 +4,6 @@ import os
 from pathlib import Path
 
 import jax
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from crl_jax import models, trained, workdir
@@ -13,6 +12,7 @@ from crl_jax.kinds import widths
 from crl_jax.models import MultitaskResNet, pretrained
 from crl_jax.models.imported import describe
 from crl_jax.models.transfer import check_alike, transfer
+from crl_jax.program import Program
 from crl_jax.terminal import console
 from crl_jax.train_state import TrainState
 
@@ -20,7 +20,7 @@ from crl_jax.train_state import TrainState
 def check(config: ConfigDict, network: MultitaskResNet) -> None:
     """Raises UserError if what `config.init.from` names does not suit a network.
 
-    Of files only the names are looked at.
+    Of a file, only the name is checked.
     """
     origin = config.init["from"]
     path = Path(os.path.expanduser(origin))
@@ -42,31 +42,33 @@ def _read_run(origin: str, folder: Path) -> workdir.Run:
         raise UserError(f"config.init.from={origin}: {error}") from error
 
 
-def from_weights(
-    state: TrainState, config: ConfigDict, network: MultitaskResNet, mesh: Mesh
-) -> TrainState:
+def from_weights(state: TrainState, program: Program) -> TrainState:
     """Returns a new run's state with the weights that `config.init.from` names.
 
-    What was taken, what was left and why is printed.
+    It prints what was taken, what was left and why.
 
     Args:
       state: from the seed alone.
-      config: a checked config.
-      network: of the config.
-      mesh: of all devices.
+      program: of the run.
 
     Raises:
       UserError: the weights cannot be read, or do not fit.
     """
-    origin = config.init["from"]
+    origin = program.config.init["from"]
     if not origin:
         return state
-    path = Path(os.path.expanduser(origin))
+    path, network = Path(os.path.expanduser(origin)), program.network
     here = jax.device_get(state.variables)
     if path.is_dir():
-        other = trained.load(path, mesh)
-        there = jax.device_get(other.variables)
-        found = transfer(origin, other.network, there, network, here)
+        other = trained.load(path, program.mesh)
+        there, old = jax.device_get(other.variables), other.run.kinds
+        same = {
+            task
+            for task, kind in program.kinds.items()
+            if task in old
+            and (old[task].name, old[task].names) == (kind.name, kind.names)
+        }
+        found = transfer(origin, other.network, there, network, here, same)
     else:
         found = pretrained.load(path, network, here)
     console.print(describe(found, origin), soft_wrap=True)

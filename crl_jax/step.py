@@ -1,4 +1,4 @@
-"""The train and evaluation step of one device, and its mapping over devices."""
+"""The train and evaluation steps of one device, and their mapping over devices."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -39,12 +39,12 @@ def make_train_step(
 
     It takes the state (the same on every device, but for what is divided over
     `TASK_AXIS`) and the device's share of a batch; it returns the next state, likewise,
-    and what to watch of the step:
+    and what to watch in the step:
     `{"losses": {task: []}, "weights": {task: []}, "skipped": []}`.
 
-    Where a loss or the gradient is infinite or no number, only the count of skipped
-    steps changes; and unless `config.train.skip_nonfinite`, no later step changes
-    anything either, so that the state before stays for whoever looks into it.
+    If a loss or the gradient is NaN or infinite, only the count of skipped steps
+    changes; and unless `config.train.skip_nonfinite` is set, no later step changes
+    anything either, so that the state before the step stays for whoever looks into it.
     """
     tasks = list(network.classes)
     method = weighting.make(config, network, epoch_steps)
@@ -150,11 +150,11 @@ def map_train_step(
 
     Args:
       step: from `make_train_step`.
-      mesh: of the axis `DATA_AXIS`, and `TASK_AXIS` if the state is divided over it.
+      mesh: with the axis `DATA_AXIS`, and `TASK_AXIS` if the state is divided over it.
       specs: of the state; by default every device has all of it.
       of_runs: whether states and batches are those of several runs side by side, with
         a first axis of runs. Every device works on all of them, and each run's numbers
-        are those that it would have alone, to rounding.
+        are those that it would have alone, up to rounding.
     """
     batch_specs = P(DATA_AXIS)
     if of_runs:
@@ -167,7 +167,7 @@ def map_train_step(
         mesh=mesh,
         in_specs=(specs, batch_specs),
         out_specs=(specs, P()),
-        # The step says itself what crosses devices, so that `pmap` can run it too.
+        # The step itself says what crosses devices, so that `pmap` can run it, too.
         check_vma=False,
     )
     options = layers.options_to_train()

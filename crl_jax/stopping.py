@@ -1,4 +1,4 @@
-"""What ends a run before its last step: a signal, or a number that is none."""
+"""What ends a run before its last step: a signal, or a NaN or infinite number."""
 
 import json
 import math
@@ -30,10 +30,10 @@ class StopRequest:
         self._signal: signal.Signals | None = None
 
     def listen(self, received: socket.socket) -> None:
-        """Takes the number of each signal from `received`, until it ends.
+        """Takes the number of each signal from `received`, until it is closed.
 
-        Python's own handlers wait for the end of what the main thread does outside of
-        Python, such as to compile for minutes; this thread does not.
+        Python's own handlers wait until the main thread has done what it does outside
+        of Python, such as compile for minutes; this thread does not.
         """
         while number := received.recv(1):
             if number[0] not in SIGNALS:
@@ -42,15 +42,21 @@ class StopRequest:
             if asked is signal.SIGINT and self._signal is signal.SIGINT:
                 console.show_cursor()  # which the progress bar hides
                 os._exit(128 + asked)  # the second Ctrl-C; a kill does no harm
+            self._signal = asked
             again = "; once more leaves at once" if asked is signal.SIGINT else ""
             console.print(f"{asked.name}: stopping after this step{again}.")
-            self._signal = asked
 
     def after(self, step: int) -> bool:
         """Whether to stop after `step`; the same in every process."""
         if jax.process_count() > 1:
             return multihost_utils.reached_preemption_sync_point(step)
         return self._signal is not None
+
+    def check_at_end(self, folder: Path) -> None:
+        """Raises Stopped if a signal came while the run in `folder` was finishing."""
+        if self._signal is not None:
+            text = f"Stopped by {self._signal.name}; the run in {folder} is complete."
+            raise Stopped(text, self._signal)
 
     def stopped(self, step: int, saved: int | None, folder: Path) -> Stopped:
         """Returns what to raise.
@@ -75,16 +81,17 @@ class StopRequest:
 def stop_request() -> Iterator[StopRequest]:
     """Takes `SIGNALS` as requests to stop, until the block ends.
 
-    Of several processes JAX itself waits for SIGTERM in each, and SIGUSR1 becomes one.
+    With several processes, JAX itself waits for SIGTERM in each, and SIGUSR1 is turned
+    into SIGTERM.
     """
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
-        yield request  # others get no signals
+        yield request  # other threads get no signals
     elif jax.process_count() > 1:
         with _handled({signal.SIGUSR1: _send_sigterm}):
             yield request
     else:
-        # What these do is nothing, but without any a signal would not be passed on.
+        # These handlers do nothing, but without any a signal would not be passed on.
         with _listening(request), _handled(dict.fromkeys(SIGNALS, lambda *_: None)):
             yield request
 
@@ -122,7 +129,7 @@ def _handled(handlers: Mapping[signal.Signals, Callable[..., None]]) -> Iterator
 
 
 def broken_tasks(report: Report) -> list[str]:
-    """Returns the tasks whose loss was infinite or no number."""
+    """Returns the tasks whose loss was NaN or infinite."""
     losses = jax.device_get(report["losses"])
     return [task for task, loss in losses.items() if not math.isfinite(loss)]
 
@@ -130,11 +137,11 @@ def broken_tasks(report: Report) -> list[str]:
 def stop_at_broken_step(
     folder: Path, step: int, report: Report, files: list[str]
 ) -> Diverged:
-    """Writes down a step whose loss or gradient is no number; returns what to raise.
+    """Records a step whose loss or gradient is NaN or infinite; returns what to raise.
 
     Args:
-      folder: where `broken_step.json` goes, of several processes one each; the state
-        before the step is saved there.
+      folder: where `broken_step.json` goes, one per process if there are several; the
+        state before the step is saved there.
       step: number of the step.
       report: of the step.
       files: names of the pictures of its batch.

@@ -2,8 +2,8 @@
 
   python -m crl_jax.summary --config=configs/vso.py
 
-It sets side by side S (a network a task), M (multitask, branched as the config says)
-and X (the same with the config's cross-residuals).
+It sets side by side S (one network per task), M (multitask, branched as the config
+says) and X (the same with the config's cross-residuals).
 """
 
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ from crl_jax.errors import UserError
 
 
 def print_summary(config: ConfigDict, classes: Mapping[str, int]) -> None:
-    """Prints the costs of S, M and X, a column each."""
+    """Prints the costs of S, M and X, one column each."""
     from crl_jax.costs import cost
     from crl_jax.terminal import console, print_table
 
@@ -33,9 +33,9 @@ def print_summary(config: ConfigDict, classes: Mapping[str, int]) -> None:
     rows += [["total, millions"] + [f"{c.total / 1e6:.2f}" for c in costs.values()]]
     saved = [f"{100 * (1 - c.total / costs['S'].total):.1f}%" for c in costs.values()]
     rows += [["saved", "–", *saved[1:]]]
-    rows += [["GFLOPs an image"] + [f"{c.flops / 1e9:.2f}" for c in costs.values()]]
+    rows += [["GFLOPs per image"] + [f"{c.flops / 1e9:.2f}" for c in costs.values()]]
     megabytes = [f"{c.activation_bytes / 1e6:.1f}" for c in costs.values()]
-    rows += [["activations, MB an image"] + megabytes]
+    rows += [["activations, MB per image"] + megabytes]
     model = config.model
     print_table(
         f"ResNet-{model.depth} at {config.data.image_size} px, {len(classes)} tasks, "
@@ -50,7 +50,7 @@ def print_summary(config: ConfigDict, classes: Mapping[str, int]) -> None:
     )
     if model.fusion != "none":
         crossing = f"model.fusion={model.fusion}"
-    console.print(f"S: a network a task. M: multitask. X: with {crossing}.")
+    console.print(f"S: one network per task. M: multitask. X: with {crossing}.")
 
 
 def main() -> None:
@@ -58,7 +58,7 @@ def main() -> None:
     verb = cli.parser("summary", __doc__)
     cli.add_config(verb)
     config = cli.read(verb).config
-    from crl_jax import devices  # JAX, which a mistake is answered without
+    from crl_jax import devices  # with JAX, which is not needed to report a mistake
 
     devices.have_cpu()
 

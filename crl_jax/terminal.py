@@ -1,10 +1,13 @@
 """What a run prints: tables, lines, and a progress bar where there is a terminal."""
 
+import errno
+import os
 import re
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Any, TextIO
 
@@ -34,10 +37,50 @@ class PlainConsole(Console):
 
     def __init__(self, file: TextIO | None = None) -> None:
         super().__init__(file=file, highlight=False, markup=False, emoji=False)
+        self._may_fall_silent = False
 
     def render_str(self, text: str, **how: Any) -> Text:
         """Returns what is shown of a text, of a table's cell too."""
         return super().render_str(printable(text), **how)
+
+    @contextmanager
+    def may_fall_silent(self) -> Iterator[None]:
+        """Has the block go on, in silence, once its output cannot be written.
+
+        Whoever read it may be gone, such as `tee` after Ctrl-C, or its disk be full.
+        """
+        before, self._may_fall_silent = self._may_fall_silent, True
+        try:
+            yield
+        finally:
+            self._may_fall_silent = before
+
+    def on_broken_pipe(self) -> None:
+        """Raises what was raised, in place of Rich's exit from whichever thread."""
+        raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Writes what was printed in the block, and in each call of `print`."""
+        try:
+            super().__exit__(kind, error, trace)
+        except OSError as failure:
+            if not self._may_fall_silent:
+                raise
+            self.quiet = True
+            with suppress(OSError):  # it may go where the output went
+                print(
+                    f"The output cannot be written any more ({failure.strerror}): the "
+                    "run goes on without.",
+                    file=sys.stderr,
+                )
+            # What is left of it would be an error again when Python ends.
+            with suppress(OSError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
 
 
 console = PlainConsole()

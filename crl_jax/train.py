@@ -1,4 +1,4 @@
-"""One run, read from top to bottom; or several that differ in their seed, as one."""
+"""One run, to be read top to bottom; or several that differ only in seed, as one."""
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -42,11 +42,13 @@ def train(config: ConfigDict, directory: str | os.PathLike[str]) -> metrics.Mean
       directory: the run's folder, for checkpoints, logs and the config.
 
     Returns:
-      The accuracies on the test split, from `metrics.means`.
+      The measures, as `metrics.means` returns them, on the split that the run is judged
+      on: the test split, or the validation split if `config.data.test_split` is empty
+      (see `config.final_split`).
 
     Raises:
       UserError: a mistake in the config, the data or the folder, or a training whose
-        loss is no number any more.
+        loss has become NaN or infinite.
       Stopped: a signal asked for it.
     """
     config = config_check.check(config)
@@ -56,13 +58,13 @@ def train(config: ConfigDict, directory: str | os.PathLike[str]) -> metrics.Mean
 def train_seeds(
     config: ConfigDict, folders: Mapping[int, Path]
 ) -> dict[int, metrics.Means]:
-    """Trains runs that differ in their seed alone, as one program.
+    """Trains runs that differ only in their seed, as one program.
 
     Each run has its own batches, checkpoints, log and result, and the numbers that it
-    would have alone, to rounding.
+    would have alone, up to rounding.
 
     Args:
-      config: a checked config; of the seed, each run has its own.
+      config: a checked config; each run has its own seed.
       folders: `{seed: folder of its run}`.
 
     Returns:
@@ -71,10 +73,11 @@ def train_seeds(
     Raises:
       UserError, Stopped: see `train`.
     """
-    # Every mistake that can be seen beforehand is answered before anything is written.
+    # Every mistake that can be seen beforehand is reported before anything is written.
     config, data, network, mesh = run_check.check(config, folders.values())
 
     with ExitStack() as claims:
+        claims.enter_context(console.may_fall_silent())
         configs = {}
         for seed, folder in folders.items():
             configs[seed] = networks.with_settings(config, {"train.seed": seed})
@@ -82,7 +85,7 @@ def train_seeds(
             if devices.is_first():
                 claims.enter_context(workdir.claim(folder, run))
         data = devices.first_alone(data.prepared)
-        data.check(config)  # of parts of splits only the shards know
+        data.check(config)  # only the shards know parts of splits
         if devices.is_first():
             together = labels.combinations(data, config.data.train_split)
             for folder in folders.values():
@@ -112,6 +115,7 @@ def _train(
 ) -> dict[int, metrics.Means]:
     """Trains runs that stand at the same step to their end."""
     config, mesh, done = program.config, program.mesh, records[0].done
+    folder = Path(os.path.commonpath([record.folder for record in records]))
     train_step = program.train_step(schedule.epoch_steps, len(records))
     state = side_by_side([record.take_start() for record in records])
     if done == 0:
@@ -131,9 +135,9 @@ def _train(
     val_batches = stream.eval_batches(data, config, val_split) if validates else ()
 
     def check_step(number: int, report: step.Report, state: TrainState) -> None:
-        """Waits for a step, and stops the runs if the numbers of one are none.
+        """Waits for a step, and stops the runs if one has a NaN or infinite number.
 
-        The state may be that of the next step: it then still is as before this one.
+        The state may be the next step's: it is then still as it was before this one.
         """
         skipped = np.any(jax.device_get(report["skipped"]))
         if not skipped or config.train.skip_nonfinite:
@@ -175,17 +179,18 @@ def _train(
                     record.save(number, after)
             if stops:
                 saved = [record.wait() for record in records]
-                folder = Path(os.path.commonpath([run.folder for run in records]))
                 raise stop.stopped(number, saved[0], folder)
 
-        # The result: the best checkpoint, on a split that chose nothing.
+        # The result: the best checkpoint, on a split that did not choose it.
         progress.end()
         split = config_lib.final_split(config)
         test_batches = stream.eval_batches(data, config, split)
-        return {
+        results = {
             record.config.train.seed: record.finish(after, split, test_batches)
             for record, after in each(state)
         }
+        stop.check_at_end(folder)
+    return results
 
 
 def describe(
@@ -204,7 +209,7 @@ def describe(
 
 
 def what_cannot_cross(model: ConfigDict, tasks: int) -> str:
-    """Returns a warning where cross weights are set and nothing can cross; else "".
+    """Returns a warning if cross weights are set and nothing can cross; otherwise "".
 
     Args:
       model: `config.model` of a checked config.

@@ -1,4 +1,4 @@
-"""All that a run changes: its making, and how it lies on the devices."""
+"""All that a run changes: how it is made, and how it lies on the devices."""
 
 import functools
 from collections.abc import Sequence
@@ -25,14 +25,14 @@ class TrainState(struct.PyTreeNode):
     """All that a run changes; a checkpoint holds this and nothing else.
 
     Attributes:
-      step: number of steps done, those left out included: the position in the data.
+      step: number of steps done, including those left out: the position in the data.
       variables: `{"params": ..., "batch_stats": ...}` of the network.
       opt_state: state of the optimiser, for the layers that are trained.
       average: moving average of `variables`, or None.
       weighting: what `config.optim.weighting` remembers, or None.
       sums: of the metrics of the steps since the last row of the log.
-      skipped: number of steps that changed nothing, since a loss or gradient of theirs
-        was infinite or no number.
+      skipped: number of steps that changed nothing, because a loss or gradient was NaN
+        or infinite.
     """
 
     step: Array
@@ -58,7 +58,7 @@ def create_state(
 ) -> TrainState:
     """Returns the state before the first step; a function of the random `key` alone.
 
-    Jit it, or give it to `jax.eval_shape` for the shapes alone.
+    Jit it, or give it to `jax.eval_shape` for only the shapes.
     """
     size = config.data.image_size
     images = jnp.zeros((1, size, size, 3), jnp.uint8)
@@ -85,8 +85,8 @@ def abstract_state(
 ) -> TrainState:
     """Returns the shapes and dtypes of a state, and how it lies on the devices.
 
-    Each device has all of it, but of what is stacked over tasks only its part of
-    `TASK_AXIS`.
+    Each device has all of it, but only its part along `TASK_AXIS` of what is stacked
+    over tasks.
     """
     state = jax.eval_shape(
         lambda: create_state(network, optimizer, config, kinds, jax.random.key(0))
@@ -95,7 +95,7 @@ def abstract_state(
 
     def place(path: tuple[Any, ...], leaf: Any) -> jax.ShapeDtypeStruct:
         names = [key.key for key in path if isinstance(key, jax.tree_util.DictKey)]
-        # A task may be named as a layer is: it has sums, and a part of the head.
+        # A task may have the name of a layer: it has sums, and a part of the head.
         of_layers = path[0].name != "sums"
         layer = next((n for n in names if n not in ("params", "batch_stats")), None)
         divided = network.task_devices > 1 and of_layers and layer in stacked
@@ -121,7 +121,7 @@ def clear_sums(state: TrainState) -> TrainState:
 def side_by_side(states: Sequence[TrainState]) -> TrainState:
     """Returns the states of several runs as one: its arrays have a first axis of runs.
 
-    One alone stays as it is.
+    A single one stays as it is.
     """
     if len(states) == 1:
         return states[0]
@@ -136,7 +136,7 @@ def side_by_side(states: Sequence[TrainState]) -> TrainState:
 
 
 def apart(tree: Any, runs: int) -> list[Any]:
-    """Returns for each run what `side_by_side` has put together, or a part of that."""
+    """Returns each run's own part of what `side_by_side` made, or of a part of that."""
     return [tree] if runs == 1 else _apart(tree, runs)
 
 

@@ -21,8 +21,8 @@ class Trained:
     """A network with the variables of a run's best checkpoint.
 
     Attributes:
-      run: what was trained, on what.
-      network: whose logits follow the tasks of `run.kinds`.
+      run: what was trained, and on what.
+      network: its logits follow the tasks of `run.kinds`.
       variables: of the network, on every device of `mesh`.
       step: steps done.
       mesh: of the devices.

@@ -13,8 +13,8 @@ from crl_jax.errors import UserError
 class WholeFile:
     """A text file that takes its name when it is whole; use it in a `with` statement.
 
-    What was under its name stays if the block raises something. Where it cannot be
-    written, a `UserError` is raised: at once if that can be seen.
+    An earlier file of its name stays if the block raises something. If the file cannot
+    be written, a `UserError` is raised, at once if that can be seen.
     """
 
     def __init__(self, path: str | os.PathLike[str], flag: str) -> None:
@@ -22,7 +22,7 @@ class WholeFile:
 
         Args:
           path: of the file.
-          flag: by which the user named it, such as `--out`.
+          flag: the flag that the user named it with, such as `--out`.
         """
         self._path, self._flag = Path(path), flag
         self._partial = self._path.with_name(f"{self._path.name}.partial")

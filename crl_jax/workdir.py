@@ -1,4 +1,4 @@
-"""A run's folder, and what it says the run is: `config.json` and those beside it."""
+"""A run's folder, and what it says the run is: `config.json` and files beside it."""
 
 import errno
 import fcntl
@@ -20,7 +20,7 @@ from crl_jax.kinds import Kinds, class_names
 Classes = Mapping[str, Sequence[str]]
 
 # Fields that may change between two starts of the same run: they change neither the
-# network nor its updates (skip_nonfinite, only those that could not be made).
+# network nor its updates (skip_nonfinite: only those that could not be made).
 FREE = {
     "data.dir",
     "data.manifest",
@@ -50,13 +50,13 @@ class Run:
 
     @property
     def classes(self) -> Classes:
-        """`{task: class names}`, of a regression none."""
+        """`{task: class names}`, none for a regression."""
         return class_names(self.kinds)
 
 
 @contextmanager
 def claim(workdir: Path, run: Run) -> Iterator[None]:
-    """Keeps `workdir` for a run, which it describes, until the block ends.
+    """Describes a run in `workdir`, and keeps the folder for it until the block ends.
 
     An earlier run that made no checkpoint came to nothing; another may take its folder.
 
@@ -73,7 +73,8 @@ def claim(workdir: Path, run: Run) -> Iterator[None]:
         content = json.loads(run.config.to_json())
         for name in ("manifest", "dir"):  # it can then be evaluated from any folder
             if content["data"][name]:
-                content["data"][name] = str(Path(content["data"][name]).resolve())
+                # Not resolved: pictures lie beside a link to a list, not its target.
+                content["data"][name] = str(Path(content["data"][name]).absolute())
         known = {task: kind.known for task, kind in run.kinds.items()}
         with writing(workdir):
             json_files.write(workdir / "classes.json", known)
@@ -99,7 +100,7 @@ def writing(workdir: Path) -> Iterator[None]:
 @contextmanager
 def _lock(workdir: Path) -> Iterator[None]:
     """Keeps other runs out of `workdir`, until the block or the process ends."""
-    if workdir.exists() and not workdir.is_dir():
+    if workdir.is_file():
         raise UserError(f"--workdir={workdir} is a file; give a folder.")
     with writing(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
@@ -114,7 +115,7 @@ def _lock(workdir: Path) -> Iterator[None]:
                 "stop it, or give another --workdir."
             ) from error
         except OSError:
-            pass  # not on all network file systems can a file be locked
+            pass  # not all network file systems can lock a file
         file.truncate(0)
         file.write(f"process {os.getpid()} on {platform.node()}")
         file.flush()
@@ -122,7 +123,7 @@ def _lock(workdir: Path) -> Iterator[None]:
 
 
 def check_free(workdir: Path, run: Run) -> None:
-    """Raises UserError if `workdir` holds another run than this one.
+    """Raises UserError if `workdir` holds a run other than this one.
 
     Args:
       workdir: a run's folder; it need not exist.
@@ -153,7 +154,7 @@ def check_free(workdir: Path, run: Run) -> None:
             "Give another --workdir, or the same values to go on with that run."
         )
     check_data(workdir, old, run.classes, run.data)
-    if list(old.kinds) != list(run.kinds):  # that of the branches in a checkpoint
+    if list(old.kinds) != list(run.kinds):  # the order of the branches in a checkpoint
         raise UserError(
             f"--workdir={workdir} holds a run whose tasks are in the order "
             f"{', '.join(old.kinds)}; now it is {', '.join(run.kinds)}. Give them in "

@@ -1,4 +1,4 @@
-"""Strict settings for every test: nothing is promoted, warned of or run on one device.
+"""Strict settings for every test: no rank promotion, no warnings, several devices.
 
 `crl_jax` sees eight CPU devices, so that what is mapped over devices really is.
 """
@@ -15,7 +15,7 @@ os.environ["XLA_FLAGS"] = (
     "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
 )
 os.environ["JAX_PLATFORMS"] = "cpu"
-# ... and what one test compiled, the others and the commands they start need not.
+# What one test has compiled, others and the commands they start need not compile again.
 os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="compiled")
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 
@@ -32,8 +32,8 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 
 
-# What takes longest begins first, so that no process is left with it while the others
-# have nothing to do.
+# The files that take longest begin first, so that no process is left with one of them
+# while the others have nothing to do.
 LONG = [
     f"test_{name}.py"
     for name in (
@@ -68,9 +68,9 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def solid_pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A manifest of 26 pictures; picture i has red value 8 * i, in all its pixels.
+    """A manifest of 26 pictures; all pixels of picture i have red value 8 * i.
 
-    Blue tells where a pixel is, so that another crop or flip is another picture.
+    Blue depends on where a pixel is, so a different crop or flip gives other pixels.
 
     Tasks: `hue` (dark, light) and `number` (seven classes), which the second row lacks.
     """
@@ -91,14 +91,14 @@ def solid_pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def photographs(solid_pictures: Path) -> list[Path]:
-    """Two real photographs if there are some, else two of `solid_pictures`."""
+    """Two real photographs if there are any, otherwise two of `solid_pictures`."""
     found = sorted((SHARED / "grocery_store").rglob("*.jpg"))
     return (found or sorted(solid_pictures.parent.glob("*.png")))[:2]
 
 
 @pytest.fixture(scope="session")
 def new_config(solid_pictures: Path, shards: Path) -> Callable[[], ConfigDict]:
-    """Makes configs of six steps of a tiny network on `solid_pictures`: seconds."""
+    """Makes configs for six steps (seconds) of a tiny network on `solid_pictures`."""
 
     def make() -> ConfigDict:
         config = default()
@@ -117,7 +117,7 @@ def new_config(solid_pictures: Path, shards: Path) -> Callable[[], ConfigDict]:
 
 @pytest.fixture(scope="session")
 def new_small_config(new_config: Callable[[], ConfigDict]) -> Callable[[], ConfigDict]:
-    """Makes configs of `new_config` that evaluate every other step and log each."""
+    """Makes configs like `new_config`'s that evaluate every other step and log each."""
 
     def make() -> ConfigDict:
         config = new_config()
@@ -130,7 +130,7 @@ def new_small_config(new_config: Callable[[], ConfigDict]) -> Callable[[], Confi
 
 @pytest.fixture
 def small_config(new_small_config: Callable[[], ConfigDict]) -> ConfigDict:
-    """A config of `new_small_config`, for one test to change."""
+    """A config from `new_small_config`, for one test to change."""
     return new_small_config()
 
 

@@ -5,8 +5,8 @@
   python -m tests.fuzz config --minutes=10
 
 and likewise `pth`, `safetensors` and `keras`, the weights that a run may start from.
-An input may be read or answered with a UserError. The others are written to --findings;
-what is mended stays as a case of `test_any_input.py`.
+An input may be read or answered with a UserError. All others are written to --findings;
+those that have been mended stay as cases of `test_any_input.py`.
 """
 
 import argparse
@@ -80,7 +80,7 @@ def changed(content: bytes, rng: np.random.Generator) -> bytes:
 
 
 def manifest_reader(folder: Path) -> tuple[bytes, Callable[[bytes], object]]:
-    """Returns a good manifest, and what reads one."""
+    """Returns a good manifest, and a function that reads one."""
     (folder / "sub").mkdir(exist_ok=True)
     for name in ("a.jpg", "b.jpg", "sub/c.jpg", "d.jpg", "é 図.jpg"):
         (folder / name).write_bytes(b"0")
@@ -99,7 +99,7 @@ def manifest_reader(folder: Path) -> tuple[bytes, Callable[[bytes], object]]:
 
 
 def record_reader(folder: Path) -> tuple[bytes, Callable[[bytes], object]]:
-    """Returns a TFRecord file, and what reads one."""
+    """Returns a TFRecord file, and a function that reads one."""
     path = folder / "a.tfrecord"
     good = b""
     for length in (0, 3, 40, 200):
@@ -125,7 +125,7 @@ def record_reader(folder: Path) -> tuple[bytes, Callable[[bytes], object]]:
 
 
 def config_reader(folder: Path) -> tuple[bytes, Callable[[bytes], object]]:
-    """Returns overrides of a config, and what reads them."""
+    """Returns overrides of a config, and a function that reads them."""
     del folder
     default = config_lib.default()
     lines = [f"{name}={value}" for name, value in config_lib.fields(default)]
@@ -156,7 +156,7 @@ READERS = {
 def fuzz(
     name: str, seconds: float, seed: int = 0, findings: Path | None = None
 ) -> collections.Counter[str]:
-    """Returns how many inputs were read, refused, and how many ended otherwise."""
+    """Returns how many inputs were read, were refused, and ended otherwise."""
     rng, counts = np.random.default_rng(seed), collections.Counter[str]()
     seen = set()
     with tempfile.TemporaryDirectory() as folder:

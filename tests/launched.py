@@ -1,4 +1,4 @@
-"""Runs in processes of their own, and what they leave in their folder."""
+"""Runs in processes of their own, and what they leave in their folders."""
 
 import os
 import shutil
@@ -47,14 +47,14 @@ def start(
 
 
 def finish(process: subprocess.Popen[str]) -> str:
-    """Waits for a process that shall succeed, and returns what it printed."""
+    """Waits for a process that must succeed, and returns what it printed."""
     out, error = process.communicate(timeout=900)
     assert process.returncode == 0, error[-2000:]
     return out
 
 
 def rewind(whole: Path, directory: Path, step: int) -> None:
-    """Copies a finished run as one that was stopped, with a checkpoint of `step`."""
+    """Copies a finished run as if it had been stopped, with a checkpoint of `step`."""
     shutil.copytree(whole, directory)
     (directory / "result.json").unlink()
     for checkpoint in (directory / "checkpoints").glob("[0-9]*"):

@@ -13,6 +13,7 @@ from PIL import Image
 from crl_jax.data import ahead, parts, pictures
 from crl_jax.data.builder import find_shards, write_shards
 from crl_jax.data.quiet import tf, tfds
+from crl_jax.data.source import open_source
 from crl_jax.errors import UserError
 
 ROWS = [
@@ -171,6 +172,21 @@ def test_too_many_refused_pictures_are_an_error_that_names_some(tmp_path):
     assert "0.png is empty, 4.png is empty, 8.png is empty and 1 more" in text
     assert "Mend these files" in text
     assert whole_folders(tmp_path / "shards") == []
+
+
+def test_more_pictures_may_be_refused_if_the_config_says_so(tmp_path, new_config):
+    rows = many(60)
+    write_pictures(tmp_path, rows)
+    for i in (0, 4, 8, 12):
+        (tmp_path / f"{i}.png").write_bytes(b"")
+    config = new_config()
+    config.data.manifest = str(write_manifest(tmp_path, rows))
+    config.data.dir = str(tmp_path / "shards")
+    config.data.max_undecodable = 0.06
+    with pytest.raises(UserError, match="more than 6% of .* allow more with config"):
+        open_source(config)
+    config.data.max_undecodable = 0.07
+    assert open_source(config).size("train") == 41
 
 
 def test_a_split_without_a_good_picture_is_an_error(tmp_path):

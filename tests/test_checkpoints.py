@@ -1,5 +1,6 @@
 """Damaged checkpoints: named, set aside, and the one before used."""
 
+import errno
 import json
 import re
 import shutil
@@ -53,7 +54,7 @@ def check_damage(saved, folder, name, damage, rng, capsys):
         (folder / name).write_bytes(content)
     with closing(Checkpoints(folder)) as checkpoints:
         step, state = checkpoints.restore_latest(abstract)
-        best = checkpoints.best
+        best, _ = checkpoints.restore_best(abstract)
     # Either the damage changed nothing, or the checkpoint before is used.
     chex.assert_trees_all_equal(state, states[step])
     said = capsys.readouterr()
@@ -151,24 +152,47 @@ def test_a_run_goes_on_from_the_checkpoint_before(trained, saved, tmp_path, caps
     )
 
 
-def test_no_checkpoint_is_whole(saved, tmp_path):
+def test_where_no_checkpoint_is_whole_all_stay(saved, tmp_path):
     directory, abstract, _ = saved
     shutil.copytree(directory / "checkpoints", tmp_path / "checkpoints")
     for file in tmp_path.glob("checkpoints/*/default/_METADATA"):
         file.unlink()
+    for _ in range(2):  # nor does the same command begin anew
+        with (
+            closing(Checkpoints(tmp_path)) as checkpoints,
+            pytest.raises(UserError, match=r"No checkpoint in .* is whole \(.+\)"),
+        ):
+            checkpoints.restore_latest(abstract)
+    assert not (tmp_path / "damaged").exists()
+
+
+def test_where_no_score_can_be_read_the_run_does_not_begin_anew(saved, tmp_path):
+    directory, abstract, _ = saved
+    # The folder for checkpoints may be a link to a larger disk.
+    shutil.copytree(directory / "checkpoints", tmp_path / "disk" / "checkpoints")
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "checkpoints").symlink_to(tmp_path / "disk" / "checkpoints")
+    for file in run.glob("checkpoints/*/metrics/metrics"):
+        file.write_bytes(b"")
     with (
-        closing(Checkpoints(tmp_path)) as checkpoints,
-        pytest.raises(UserError, match=r"No checkpoint in .* is whole: give another"),
+        closing(Checkpoints(run)) as checkpoints,
+        pytest.raises(UserError, match=r"No checkpoint in .* is whole \(see .*damaged"),
     ):
         checkpoints.restore_latest(abstract)
-    assert sorted(p.name for p in (tmp_path / "damaged").iterdir()) == ["3", "6"]
-    # Nor does the same command begin anew, and write over what is left of the run.
+    assert sorted(p.name for p in (run / "damaged").iterdir()) == ["3", "6"]
     with pytest.raises(UserError, match=r"no whole checkpoint any more, only damaged"):
-        workdir.check_free(tmp_path, workdir.read(directory))
+        workdir.check_free(run, workdir.read(directory))
 
 
 @pytest.mark.parametrize(
-    "error", [jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: 1 GB"), PermissionError()]
+    "error",
+    [
+        jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: 1 GB"),
+        PermissionError(errno.EACCES, "not allowed"),
+        OSError(errno.ESTALE, "the server was restarted"),
+        OSError(errno.EMFILE, "too many open files"),
+    ],
 )
 def test_what_cannot_be_read_now_is_not_damaged(saved, tmp_path, monkeypatch, error):
     directory, abstract, _ = saved

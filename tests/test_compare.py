@@ -225,7 +225,7 @@ def test_a_run_that_diverges_keeps_no_other_from_its_end(config, tmp_path, monke
             raise Diverged("The loss of hue is infinite")
 
     monkeypatch.setattr(runs, "train_seeds", train_seeds)
-    with pytest.raises(UserError, match=r"numbers are none: S, seed 1\. All other"):
+    with pytest.raises(UserError, match=r"NaN or infinite: S, seed 1\. All other"):
         runs.train_missing(planned, 2)
     assert trained == ["S 0 1", "S 0", "X 0 1", "S 1"]
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from crl_jax import cli, config_check, models, workdir
+from crl_jax import cli, config_check, config_tasks, models, workdir
 from crl_jax import config as config_lib
 from crl_jax.data import source
 from crl_jax.errors import UserError
@@ -133,6 +133,22 @@ def test_a_wrong_field_has_one_message(name, text, message):
 
 
 @pytest.mark.parametrize(
+    ("tasks", "message"),
+    [
+        (["mood", "mood_1"], r"beside a task 'mood' none can be named 'mood_1'"),
+        (["mood_predicted", "mood"], r"'mood' none can be named 'mood_predicted'"),
+        (["joint_mood", "mood"], r"'mood' none can be named 'joint_mood'"),
+        (["error"], r"The data: no task can be named 'error'"),
+    ],
+)
+def test_no_task_is_called_as_a_column_of_predictions(tasks, message):
+    config = config_check.check(config_lib.default())
+    with pytest.raises(UserError, match=message):
+        config_tasks.check_against(config, dict.fromkeys(tasks, 2))
+    config_tasks.check_against(config, {"mood": 2, "mood_swings": 2, "mood1": 2})
+
+
+@pytest.mark.parametrize(
     ("content", "message"),
     [
         ("def get_config(:\n", r"line 1: SyntaxError"),
@@ -195,6 +211,13 @@ def test_tasks_keep_their_order(tmp_path):
     read = workdir.read(tmp_path).config
     assert list(read.data.tasks) == list(read.tasks) == ["noun", "adjective", "anp"]
     assert config_lib.differences(read, config) == []
+
+
+def test_what_the_system_refuses_is_answered_with_its_name(capsys):
+    name = 300 * "a"
+    with pytest.raises(SystemExit, match="2"):
+        cli.run(lambda: print(Path(name).stat()))
+    assert capsys.readouterr().err == f"error: {name}: File name too long.\n"
 
 
 def test_too_little_memory_is_answered(capsys):

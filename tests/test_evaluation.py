@@ -16,6 +16,7 @@ from crl_jax import trained as trained_lib
 from crl_jax.data import preprocess
 from crl_jax.data.quiet import tf
 from crl_jax.errors import UserError
+from crl_jax.train import train
 
 
 @pytest.mark.parametrize("batch_size", [None, 1, 3, 16, 48])
@@ -137,6 +138,21 @@ def test_data_that_was_moved_or_renamed_is_the_same_data(trained, tmp_path):
     )
     assert result["hue"]["top1"] == expected["hue"]["top1"]
     assert (tmp_path / "shards" / "manifest").is_dir()
+
+
+def test_a_list_may_be_a_link(solid_pictures, new_config, tmp_path):
+    """As of DVC or git-annex: the pictures lie beside the link, not beside its end."""
+    (tmp_path / "store").mkdir()
+    shutil.copytree(solid_pictures.parent, tmp_path / "pictures")
+    manifest = tmp_path / "pictures" / "labels.csv"
+    manifest.rename(tmp_path / "store" / "a1b2.csv")
+    manifest.symlink_to(tmp_path / "store" / "a1b2.csv")
+    config = new_config()
+    config.data.manifest = str(manifest)
+    config.data.dir = str(tmp_path / "shards")
+    config.train.steps = 1
+    expected = train(config, tmp_path / "run")
+    assert evaluation.evaluate(tmp_path / "run", "test") == expected
 
 
 def test_edited_data_is_not_what_was_trained_on(trained, tmp_path):

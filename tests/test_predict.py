@@ -235,6 +235,15 @@ def test_folders_are_searched_and_files_are_tried(tmp_path):
         unlabelled.find([tmp_path / "empty"])
 
 
+def test_a_name_that_cannot_be_looked_up_is_refused_while_the_rest_goes_on(
+    predictor, folder
+):
+    long = folder / (300 * "a")
+    first, second = predictor(unlabelled.find([long, folder / "20.png"]))
+    assert "too long" in first.error
+    assert second.error is None
+
+
 def test_links_to_folders_are_followed_and_each_is_searched_once(tmp_path):
     inside, elsewhere = tmp_path / "in", tmp_path / "elsewhere"
     for path in (inside / "b" / "1.png", elsewhere / "deep" / "2.png"):

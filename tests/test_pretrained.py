@@ -1,5 +1,6 @@
 """Imported weights: the same logits as the other framework; mistakes are answered."""
 
+import shutil
 import zipfile
 
 import jax
@@ -250,7 +251,7 @@ def test_kerass_stride_is_asked_for(tmp_path):
 def test_a_task_takes_its_own_branch_from_another_run(network):
     there = init(network, seed=1)
     here = tiny(classes={"adjective": 3, "anp": 7}, cross_learned=True)
-    found = transfer("run", network, there, here, init(here))
+    found = transfer("run", network, there, here, init(here), {"anp"})
     kernel = found.variables["params"]["res5b"]["conv1"]["kernel"]
     theirs = there["params"]["res5b"]["conv1"]["kernel"]
     np.testing.assert_array_equal(kernel[1], theirs[1])  # anp is second in both
@@ -263,7 +264,7 @@ def test_a_task_takes_its_own_branch_from_another_run(network):
     assert "params/res5a_cross/weight" in found.new
     assert "adjective is new: its branch starts as noun's." in found.notes
     shared = tiny(branch_from="head")
-    fewer = transfer("run", here, init(here), shared, init(shared))
+    fewer = transfer("run", here, init(here), shared, init(shared), {})
     assert [name for name in fewer.left if "_cross" in name] == [
         "params/res5a_cross/weight",
         "params/res5b_cross/weight",
@@ -287,12 +288,12 @@ def test_a_network_that_only_looks_alike_is_refused(there, here, message):
         MultitaskResNet(CLASSES, **here),
     )
     with pytest.raises(UserError, match=message):
-        transfer("run", source, {}, network, {})
+        transfer("run", source, {}, network, {}, CLASSES)
 
 
 def test_another_normalisation_is_told_of(network):
     there = tiny(mean=(0.4, 0.5, 0.6))
-    found = transfer("run", there, init(there), network, init(network))
+    found = transfer("run", there, init(there), network, init(network), CLASSES)
     assert (
         "config.data.mean was (0.4, 0.5, 0.6) there, and is (0.485, 0.456, 0.406) here."
         in found.notes
@@ -305,7 +306,7 @@ def test_another_branch_point_gives_the_same_logits_where_it_can(network, branch
     shared = tiny(branch_from="head")
     there = init(shared, seed=1)
     here = tiny(branch_from=branch_from, cross_init=0.0)
-    found = transfer("run", shared, there, here, init(here))
+    found = transfer("run", shared, there, here, init(here), CLASSES)
     images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3)).astype(np.uint8)
     ours = jax.jit(here.apply)(found.variables, images)
     theirs = jax.jit(shared.apply)(there, images)
@@ -334,3 +335,25 @@ def test_a_run_starts_from_another(trained, new_config, tmp_path, capsys):
         for d in (directory, tmp_path / "run")
     )
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), old, new)
+
+
+def test_a_head_whose_classes_have_other_names_is_new(
+    trained, new_config, solid_pictures, tmp_path, capsys
+):
+    """Though they are as many."""
+    from crl_jax.train import train
+
+    shutil.copytree(solid_pictures.parent, tmp_path / "renamed")
+    manifest = tmp_path / "renamed" / "labels.csv"
+    manifest.write_text(manifest.read_text().replace(",dark,", ",unlit,"))
+    config = new_config()
+    config.model.branch_from = "res5a"  # as there
+    config.init["from"] = str(trained[0])
+    config.data.manifest = str(manifest)
+    config.data.dir = str(tmp_path / "shards")
+    config.train.steps = 1
+    train(config, tmp_path / "run")
+    told = " ".join(capsys.readouterr().out.split())
+    assert "params/head/hue/kernel" in told
+    assert "its classes are different" in told
+    assert "head/number" not in told

@@ -13,6 +13,7 @@ import pytest
 
 from crl_jax import devices
 from crl_jax.errors import Stopped, UserError
+from crl_jax.record import Record
 from crl_jax.stopping import SIGNALS
 from crl_jax.train import train
 
@@ -72,7 +73,9 @@ def long_run(solid_pictures, shards):
     yield start
     for process in started:
         process.kill()
-        process.communicate()
+        process.wait()
+        for pipe in (process.stdout, process.stderr):
+            pipe.close()
 
 
 def wait_for(process, text):
@@ -106,6 +109,42 @@ def test_the_command_stops_and_keeps_a_second_one_out(
     assert "SIGTERM: stopping after this step." in out
     step = int(re.search(r"after step (\d+)", error)[1])
     assert launched.saved_state(tmp_path).step == step
+
+
+def test_a_run_that_nobody_listens_to_goes_on_and_can_be_stopped(long_run, tmp_path):
+    """As after Ctrl-C in `python -m crl_jax.main ... | tee log`, which ends first."""
+    process = long_run(tmp_path)
+    wait_for(process, "step 2/")
+    process.stdout.close()
+    time.sleep(1)  # of many lines
+    process.send_signal(signal.SIGINT)
+    process.wait(timeout=60)
+    error = process.stderr.read()
+    assert process.returncode == 128 + signal.SIGINT
+    told = re.fullmatch(
+        r"The output cannot be written any more \(Broken pipe\): the run goes on "
+        r"without\.\nStopped by SIGINT after step (\d+), which is saved .*\n",
+        error,
+    )
+    assert told, error
+    assert launched.saved_state(tmp_path).step == int(told[1])
+
+
+def test_a_signal_while_a_run_is_concluded_stops_what_follows(
+    small_config, whole, tmp_path, monkeypatch
+):
+    finish = Record.finish
+
+    def signalled(record, *arguments):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.2)
+        return finish(record, *arguments)
+
+    monkeypatch.setattr(Record, "finish", signalled)
+    with pytest.raises(Stopped, match=rf"by SIGTERM; the run in {tmp_path} is compl"):
+        train(small_config, tmp_path)
+    a, b = ((run / "result.json").read_bytes() for run in (whole[0], tmp_path))
+    assert a == b
 
 
 def test_a_second_ctrl_c_leaves_at_once_even_while_compiling(long_run, tmp_path):

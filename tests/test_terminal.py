@@ -3,7 +3,9 @@
 import ast
 import contextlib
 import itertools
+import os
 import re
+import sys
 import time
 from pathlib import Path
 
@@ -42,6 +44,30 @@ def test_what_would_steer_a_terminal_is_shown_instead(capsys):
     assert printed.err == f"error: There is no {shown}\nat all\n"
     for text in printed:
         assert not set(text.replace("\n", "")) & set(map(chr, range(32)))
+
+
+def test_output_that_cannot_be_written_is_an_error_but_in_a_run(monkeypatch, capsys):
+    full = open("/dev/full", "w")  # noqa: SIM115
+    monkeypatch.setattr(sys, "stdout", full)
+    console = terminal.PlainConsole()
+    with console.may_fall_silent():
+        console.print("lost")
+        console.print("lost, too")
+    assert capsys.readouterr().err == (
+        "The output cannot be written any more (No space left on device): the run goes "
+        "on without.\n"
+    )
+    full.close()  # which would be an error if some of it were left
+
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w") as closed:
+        monkeypatch.setattr(sys, "stdout", closed)
+        with pytest.raises(BrokenPipeError):
+            terminal.PlainConsole().print("lost")
+        with terminal.PlainConsole().may_fall_silent() as _:
+            pass
+        os.dup2(os.open(os.devnull, os.O_WRONLY), writer)
 
 
 def test_a_stalled_input_is_told_of_while_it_lasts(monkeypatch, capsys):

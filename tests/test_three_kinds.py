@@ -217,7 +217,7 @@ def test_exports_answer_as_the_network(run, predictor, tmp_path):
         np.testing.assert_allclose(found[task], expected[task], rtol=1e-4, atol=1e-5)
     card = (tmp_path / "README.md").read_text()
     assert "| colours | 10 |" in card
-    assert "`brightness` is a number a picture" in card
+    assert "`brightness` is one number per picture" in card
     labels = json.loads((tmp_path / "config.json").read_text())["labels"]
     assert set(labels["brightness"]) == {"mean", "std"}
 

@@ -18,23 +18,24 @@ def compare(
 ) -> Results:
     """Trains what is missing in `workdir`, and writes what came out.
 
-    It writes `results.csv`, `report.md` and `report.html`, the latter with all drawings
-    in it. What is there already is not trained again.
+    It writes `results.csv`, `report.md` and `report.html`, the last with all drawings
+    in it. Runs that are already done are not trained again.
 
     Args:
       what: the plan.
       workdir: the comparison's folder.
       arguments: of the command, for the report.
-      together: how many seeds to train as one program; 0: as many as pay.
+      together: how many seeds to train as one program; 0: as many as pay off.
 
     Raises:
       UserError: a mistake in the config, the data or the folder.
       Stopped: a signal asked for it.
     """
-    # All runs are looked at before any is trained.
+    # All runs are checked before any is trained.
     planned = runs.plan_runs(what, workdir)
 
-    runs.train_missing(planned, together)
+    with console.may_fall_silent():
+        runs.train_missing(planned, together)
     outcomes = [runs.read_outcome(run) for run in planned]
     costs = measure_all(planned, workdir)
 

@@ -1,4 +1,4 @@
-"""The cross weights that networks learned, as a grid a unit."""
+"""The cross weights that networks learned, as one grid per unit."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ class CrossWeights:
 
     Attributes:
       tasks: in their order.
-      units: `{unit: [T, T]}`, target and source; the diagonal is 1.
+      units: `{unit: [T, T]}`, target by source; the diagonal is 1.
       meaning: what each number is.
     """
 

@@ -33,7 +33,7 @@ class Command:
 
 @dataclass(frozen=True)
 class Table:
-    """A table whose first column is text and whose others are numbers."""
+    """A table with text in its first column and numbers in the others."""
 
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
@@ -60,7 +60,7 @@ def markdown(blocks: Sequence[Block], folder: Path) -> str:
 
     Args:
       blocks: its parts, in order.
-      folder: where it is going to lie; figures are linked from there.
+      folder: where it will be written; links to figures are relative to it.
     """
     return "\n\n".join(_markdown(block, folder) for block in blocks) + "\n"
 

@@ -1,4 +1,4 @@
-"""What the networks of a comparison cost on this machine, measured."""
+"""Measures what the networks of a comparison cost on this machine."""
 
 import itertools
 import json
@@ -31,9 +31,10 @@ class Measurement:
     Attributes:
       parameters: of the whole network, all tasks together.
       flops: of the forward pass of one picture; a multiply-add counts as two.
-      step_seconds: fastest of some train steps, the batch being on the device.
-      step_bytes: memory of a device that the step's program uses at its peak, with
-        state and batch, as XLA planned it.
+      step_seconds: fastest of several train steps, with the batch already on the
+        device.
+      step_bytes: peak memory that the step's program uses on one device, state and
+        batch included, as XLA planned it.
       device: what it was measured on.
     """
 
@@ -49,8 +50,8 @@ def measure_all(
 ) -> dict[Variant, Measurement]:
     """Returns what each variant costs, from `costs.json` if all of it is there.
 
-    Otherwise, or if a config or the device is another one by now, all are measured
-    again, in one sitting, so that they can be compared.
+    Otherwise, or if a config or the device has changed since, all are measured again,
+    in one sitting, so that they can be compared.
     """
     firsts: dict[Variant, workdir.Run] = {}
     for one in planned:
@@ -68,12 +69,13 @@ def measure_all(
             label: asdict(found) | {"config": configs[label]}
             for label, found in known.items()
         }
-        json_files.write(path, content)
+        with workdir.writing(directory):
+            json_files.write(path, content)
     return {variant: known[variant.label] for variant in firsts}
 
 
 def _read(path: Path) -> tuple[dict[str, Measurement], dict[str, Any]]:
-    """Returns what was measured, and the config of each, by labels."""
+    """Returns the measurements, and the config of each, by label."""
     if not path.exists():
         return {}, {}
     try:
@@ -105,7 +107,7 @@ def measure(run: workdir.Run) -> Measurement:
 
 
 def step_seconds(run: workdir.Run, seeds: int) -> float:
-    """Returns what a step of several runs as one program takes, as `measure` does.
+    """Returns the time of a step of several runs as one program, as in `measure`.
 
     Raises:
       jax.errors.JaxRuntimeError: they do not fit into the memory of a device.
@@ -128,7 +130,7 @@ def _compiled_step(run: workdir.Run, seeds: int) -> tuple[Any, TrainState, Batch
 
 
 def _seconds(step: Any, state: TrainState, batch: Batch) -> float:
-    """Returns the time of the fastest of some steps."""
+    """Returns the time of the fastest of several steps."""
     seconds = []
     for _ in range(_WARM_UP + STEPS):
         start = time.perf_counter()

@@ -22,8 +22,8 @@ class Variant:
     """A network, under one value of a sweep or as the config has it.
 
     Attributes:
-      network: a name of `networks.NETWORKS`.
-      field: dotted name of what is swept; empty: nothing.
+      network: a name in `networks.NETWORKS`.
+      field: dotted name of the field that is swept; empty if none is.
       value: of the field.
     """
 
@@ -40,7 +40,7 @@ class Variant:
 
     @property
     def folder(self) -> str:
-        """Name of its folder in a comparison's."""
+        """Name of its folder in the comparison's folder."""
         return re.sub(r"[^\w.,=:%\[\]+-]", "_", self.label.replace(" ", ","))
 
 
@@ -59,17 +59,17 @@ class Plan:
     """What a comparison trains.
 
     Attributes:
-      configs: `{variant: checked config}`; of the seed, each run sets its own.
-      seeds: how many runs each variant has; their seeds count from the config's.
+      configs: `{variant: checked config}`; each run sets its own seed.
+      seeds: how many runs each variant has; their seeds count up from the config's.
     """
 
     configs: dict[Variant, ConfigDict]
     seeds: int
 
     def counterpart(self, variant: Variant, network: str) -> Variant | None:
-        """Returns what to hold `variant` against: another network, in its setting.
+        """Returns what to compare `variant` with: another network, in its setting.
 
-        That is the network under the same value of the sweep; or as the config has it,
+        That is the network under the same value of the sweep, or as the config has it
         if the sweep does not concern it.
         """
         for other in (
@@ -91,13 +91,13 @@ def make(
 ) -> Plan:
     """Returns the plan of a comparison.
 
-    Each sweep changes one field of the config and leaves the others; it concerns the
-    networks that do not set the field themselves.
+    Each sweep changes one field of the config and leaves the others as they are; it
+    concerns the networks that do not set the field themselves.
 
     Args:
       config: a checked config; its network is X.
       names: of networks.
-      seeds: runs of each variant.
+      seeds: runs per variant.
       sweeps: fields, and the values of each.
 
     Raises:

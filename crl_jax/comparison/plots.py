@@ -23,15 +23,15 @@ _PANEL = (3.4, 2.8)  # inches
 
 
 def value(results: Results, field: str, variant: Variant) -> Any:
-    """Returns the value of a swept field in a variant, also where it is not swept."""
+    """Returns the value of a swept field in a variant, whether swept there or not."""
     return dict(config_lib.fields(results.plan.configs[variant]))[field]
 
 
 def position(results: Results, field: str, variant: Variant) -> tuple[float, str]:
     """Returns where a variant stands on the axis of a swept field.
 
-    That is its number; of branch_from the number of residual units that are branched.
-    Other values have no number, and are in alphabetical order.
+    That is the value if it is a number, and for branch_from the number of residual
+    units that are branched. Other values have no number, and are in alphabetical order.
     """
     found = value(results, field, variant)
     if field == "model.branch_from":
@@ -42,14 +42,14 @@ def position(results: Results, field: str, variant: Variant) -> tuple[float, str
 
 
 def branched_units(results: Results, variant: Variant) -> int:
-    """Returns how many residual units each task has for itself."""
+    """Returns how many residual units each task has to itself."""
     model = results.plan.configs[variant].model
     layers = branched_layers(model.depth, model.branch_from)
     return len(layers - {"stem", "head"})
 
 
 def axis_label(field: str) -> str:
-    """Returns what stands at the axis of a swept field."""
+    """Returns the label of a swept field's axis."""
     names = {
         "model.branch_from": "number of branched (in X: cross-residual) units",
         "model.cross.init": "cross weight",
@@ -58,12 +58,12 @@ def axis_label(field: str) -> str:
 
 
 def axis_title(measure: Measure) -> str:
-    """Returns what stands at the axis of a measure."""
+    """Returns the label of a measure's axis."""
     return f"{measure.title}, %" if measure.is_share else measure.title
 
 
 def draw_sweep(results: Results, field: str, file: Path) -> None:
-    """Draws what judges a task on the test split against a field, a panel a task.
+    """Draws each task's measure on the test split against a field, one panel per task.
 
     A network that the sweep does not concern is a horizontal line.
     """
@@ -120,7 +120,7 @@ def _draw_network(
 
 
 def draw_cross_weights(weights: CrossWeights, file: Path) -> None:
-    """Draws the learned cross weights as a heat map a unit."""
+    """Draws the learned cross weights as one heat map per unit."""
     tasks, units = list(weights.tasks), weights.units
     figure = Figure(figsize=(2.6 * len(units) + 1, 2.9), layout="constrained")
     panels = figure.subplots(1, len(units), squeeze=False)[0]
@@ -149,5 +149,5 @@ def _save(figure: Figure, file: Path) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     settings: Any = {"svg.fonttype": "none", "svg.hashsalt": file.name}
     with matplotlib.rc_context(settings):
-        # Titles above a square panel would else reach over the edge.
+        # Titles above a square panel would otherwise reach over the edge.
         figure.savefig(file, format="svg", metadata={"Date": None}, bbox_inches="tight")

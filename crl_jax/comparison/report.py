@@ -154,7 +154,7 @@ def _gain(results: Results, base: Sequence[Variant]) -> list[Block]:
     text = (
         "Δm = mean over tasks of 100 (a − b) / b, in percent, where a is the network's "
         f"{titles} and b that of {BASELINE} with the same seed{turned} (Maninis et al. "
-        "2019, equation 4). Above zero the network is better than a network a task."
+        "2019, equation 4). Above zero the network is better than one network per task."
     )
     return [
         Heading("Multitask gain Δm"),
@@ -178,7 +178,7 @@ def _costs(costs: Mapping[Variant, Measurement]) -> list[Block]:
     ]
     columns = [
         *("network", "parameters", f"saved against {BASELINE}"),
-        *("GFLOPs a picture", "ms a step", "MB a step"),
+        *("GFLOPs per picture", "ms per step", "MB per step"),
     ]
     device = next(iter(costs.values())).device
     text = (
@@ -191,7 +191,7 @@ def _costs(costs: Mapping[Variant, Measurement]) -> list[Block]:
 
 
 def _sweep(results: Results, field: str, folder: Path) -> list[Block]:
-    """Returns the tables of a sweep; and its plot, unless it is of True and False."""
+    """Returns the tables of a sweep, and its plot unless its values are Booleans."""
     networks = {v.network for v in results.outcomes if v.field == field}
     swept = [
         v for v in results.outcomes if v.network in networks and v.field in ("", field)
@@ -242,7 +242,7 @@ def _sweep(results: Results, field: str, folder: Path) -> list[Block]:
 
 
 def _chosen(results: Results, field: str, swept: Sequence[Variant]) -> Table:
-    """Returns how what the validation split chooses does on the test split."""
+    """Returns how the values that the validation split chooses do on the test split."""
     best = {v.network: v for v in results.outcomes if not v.field}
     for network in dict.fromkeys(v.network for v in swept):
         own = [v for v in swept if v.network == network]
@@ -275,7 +275,7 @@ def _learned(
         plots.draw_cross_weights(weights, file)
         caption = (
             f"{variant.label}: what each task (row) takes of each other task's "
-            f"shortcut (column), a grid a unit; {weights.meaning}, mean over seeds."
+            f"shortcut (column), one grid per unit; {weights.meaning}, mean over seeds."
         )
         blocks.append(Figure(file, caption))
     return [Heading("Learned cross weights"), *blocks] if blocks else []

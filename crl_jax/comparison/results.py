@@ -47,17 +47,17 @@ class Results:
         return {task: of[0] for task, of in metrics.measures(self.kinds).items()}
 
     def decimals(self, task: str) -> int:
-        """Returns how many decimals tell numbers of a task, or of `JOINT`, apart."""
+        """Returns how many decimals the numbers of a task, or of `JOINT`, need."""
         return self.kinds[task].decimals if task in self.kinds else 2
 
     def test(
         self, variant: Variant, task: str, measure: Measure | None = None
     ) -> np.ndarray:
-        """Returns a measure of the test split, `[N]`, a share in percent.
+        """Returns a measure on the test split, `[N]`; shares are in percent.
 
         Args:
           variant: of the comparison.
-          task: or `JOINT`.
+          task: a task, or `JOINT`.
           measure: of the task; None: its first one.
         """
         measure = measure or self.judged[task]
@@ -67,7 +67,7 @@ class Results:
 
     @property
     def best_by(self) -> str:
-        """By what the validation split chooses: a task, or the mean of all."""
+        """What the validation split chooses by: a task, or the mean of all."""
         first = next(iter(self.plan.configs.values()))
         return first.train.best_by
 
@@ -84,9 +84,9 @@ class Results:
         return float(np.nanmean(goodness))
 
     def difference(self, variant: Variant, other: Variant, task: str) -> Difference:
-        """Returns by how much a task's measure, as `test` has it, is above another's.
+        """Returns by how much a variant's measure, as in `test`, exceeds another's.
 
-        It is paired by seeds.
+        The difference is paired by seed.
         """
         return statistics.paired_difference(
             self.test(variant, task),
@@ -110,7 +110,7 @@ class Results:
 
     @property
     def columns(self) -> list[str]:
-        """The columns of `rows`: what was run, its measures, and where it lies."""
+        """The columns of `rows`: what was run, its measures, and where it is."""
         names = [m.name for kind in self.kinds.values() for m in kind.measures]
         firsts = [f"val_{kind.measures[0].name}" for kind in self.kinds.values()]
         return [
@@ -121,7 +121,7 @@ class Results:
         ]
 
     def rows(self) -> Iterator[dict[str, object]]:
-        """Yields a row a run and task; what a kind does not have is left out."""
+        """Yields one row per run and task, without what a task's kind does not have."""
         for variant, outcomes in self.outcomes.items():
             for outcome in outcomes:
                 for task, measure in self.judged.items():
@@ -141,11 +141,11 @@ class Results:
 
 
 def _cell(value: float) -> float | str:
-    return "" if math.isnan(value) else round(value, 6)
+    return "" if math.isnan(value) else float(f"{value:.6g}")
 
 
 def write_csv(results: Results, path: Path) -> None:
-    """Writes a row a run and task; an empty cell is a number that does not exist."""
+    """Writes one row per run and task; a number that does not exist is left empty."""
     partial = path.with_suffix(".partial")
     with partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, results.columns, restval="")

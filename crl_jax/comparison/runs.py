@@ -35,9 +35,9 @@ class Outcome:
 
 
 def plan_runs(plan: Plan, directory: Path) -> list[PlannedRun]:
-    """Returns every run of a comparison, once nothing is wrong with any of them.
+    """Returns every run of a comparison, once all have been checked.
 
-    The seeds follow one another, so that an early look sees every network.
+    They are in the order of their seeds, so that an early look sees every network.
 
     Raises:
       UserError: a mistake in a config or the data, or a folder holds another run.
@@ -66,16 +66,16 @@ def plan_runs(plan: Plan, directory: Path) -> list[PlannedRun]:
 
 
 def train_missing(planned: list[PlannedRun], together: int) -> None:
-    """Trains the runs that are not done; stopped ones go on.
+    """Trains the runs that are not done; stopped ones are continued.
 
     Args:
       planned: from `plan_runs`.
       together: how many runs of a variant are trained as one program; 0: as many as pay
-        on these devices.
+        off on these devices.
 
     Raises:
-      UserError: see `train.train`; of a run whose numbers are none only once the others
-        have come to their end.
+      UserError: see `train.train`; for a run whose loss or gradient became NaN or
+        infinite, only once the others have come to their end.
       Stopped: a signal asked for it.
     """
     missing = [run for run in planned if not workdir.is_done(run.folder)]
@@ -98,7 +98,7 @@ def train_missing(planned: list[PlannedRun], together: int) -> None:
             train_seeds(first.run.config, {run.seed: run.folder for run in chosen})
         except Diverged as error:
             console.print(str(error), soft_wrap=True)
-            if len(chosen) > 1:  # one ended those beside it
+            if len(chosen) > 1:  # one of them ended those beside it
                 sizes[first.variant] = 1
                 continue
             diverged.append(first)
@@ -107,15 +107,15 @@ def train_missing(planned: list[PlannedRun], together: int) -> None:
     if diverged:
         listed = "; ".join(f"{run.variant.label}, seed {run.seed}" for run in diverged)
         raise UserError(
-            f"Without an end, since their numbers are none: {listed}. All other runs "
-            "are done: leave these networks or values out, and the same command "
-            "writes the report of the others; or compare in another --workdir, with "
-            "what the messages above name."
+            f"Not finished, since their numbers became NaN or infinite: {listed}. All "
+            "other runs are done: leave these networks or values out, and the same "
+            "command writes the report of the others; or compare in another --workdir, "
+            "with what the messages above name."
         )
 
 
 def read_outcome(run: PlannedRun) -> Outcome:
-    """Returns what a run that is done came to.
+    """Returns what a finished run came to.
 
     Raises:
       UserError: one of its files is damaged.

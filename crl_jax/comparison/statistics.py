@@ -21,7 +21,7 @@ class Difference:
     Attributes:
       mean: of the differences.
       low, high: ends of the interval; NaN with fewer than `MIN_SEEDS` seeds.
-      higher_is_better: of what differs.
+      higher_is_better: whether higher values of what differs are better.
     """
 
     mean: float
@@ -38,7 +38,7 @@ class Difference:
 
 
 def spread(values: np.ndarray) -> tuple[float, float]:
-    """Returns mean and standard deviation over seeds, `[N]`.
+    """Returns the mean and standard deviation of values over seeds, `[N]`.
 
     The latter divides by N - 1, and is NaN with a single seed.
     """
@@ -52,15 +52,15 @@ def paired_difference(
     """Returns the mean of `values - others` and its bootstrap interval.
 
     Seeds are drawn with replacement, and the percentiles of the means are taken. With N
-    seeds these are too narrow by sqrt((N - 1) / N) and by what a normal distribution
-    has in its tails less than Student's; so their distance from the mean is widened by
-    both (as in Hesterberg 2015, "What Teachers Should Know About the Bootstrap").
-    With three seeds that is a factor of 2.7, with ten 1.2.
+    seeds these are too close to the mean, by sqrt((N - 1) / N) and by what the tails of
+    a normal distribution lack compared with Student's. Their distance from the mean is
+    therefore widened by both (as in Hesterberg 2015, "What Teachers Should Know About
+    the Bootstrap"). With three seeds that is a factor of 2.7, with ten 1.2.
 
     Args:
-      values: `[N]`, one a seed.
+      values: `[N]`, one per seed.
       others: `[N]`, of the same seeds.
-      higher_is_better: of the values.
+      higher_is_better: whether higher values are better.
     """
     differences = np.asarray(values, np.float64) - np.asarray(others, np.float64)
     mean, count = float(np.mean(differences)), len(differences)
@@ -75,7 +75,7 @@ def paired_difference(
 
 
 def widening(count: int) -> float:
-    """Returns by how much the percentiles of `count` values' bootstrap are widened."""
+    """Returns the factor that widens the bootstrap percentiles of `count` values."""
     tail = (1 + CONFIDENCE) / 2
     student, normal = stats.t.ppf(tail, count - 1), stats.norm.ppf(tail)
     return float(math.sqrt(count / (count - 1)) * student / normal)
@@ -89,17 +89,16 @@ def multitask_gain(
     """Returns the multitask gain of each seed, in percent; above 0 is better.
 
     `mean over tasks of (-1)^l[t] 100 (a[t] - b[t]) / b[t]`, where a is the measure of
-    the network, such as top-1, b that of a network a task, and l is 1 where lower is
-    better, else 0 (Maninis et al. 2019, equation 4).
+    the network, such as top-1, b that of one network per task, and l is 1 if lower is
+    better, otherwise 0 (Maninis et al. 2019, equation 4).
 
     Args:
       measured: `{task: [N]}`.
       baseline: `{task: [N]}`, of the same seeds.
-      lower_is_better: tasks of which it is.
+      lower_is_better: tasks for which a lower measure is better.
 
     Returns:
-      `[N]`; NaN where the baseline's measure is 0, so that there is nothing to divide
-      by.
+      `[N]`; NaN where the baseline's measure is 0 and cannot be divided by.
 
     Raises:
       UserError: the baseline lacks a task.

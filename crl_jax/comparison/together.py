@@ -11,8 +11,9 @@ from crl_jax.terminal import console
 def seeds_at_once(run: workdir.Run, missing: int) -> int:
     """Returns how many runs that differ in their seed to train as one program.
 
-    On an accelerator a small network leaves most of it idle. As many are taken as fit,
-    if a step of them all takes less time there than one after another; else one.
+    A small network leaves most of an accelerator idle. As many runs are taken as fit if
+    a step of them all takes less time there than their steps one after another;
+    otherwise one.
 
     Args:
       run: one of them.
@@ -30,9 +31,9 @@ def seeds_at_once(run: workdir.Run, missing: int) -> int:
 
 
 def _that_fit(run: workdir.Run) -> int:
-    """Returns how many use half of a device's memory, by what is known of shapes.
+    """Returns how many fit into half of a device's memory, judged by their shapes.
 
-    A CPU is busy with one.
+    One keeps a CPU busy.
     """
     device = jax.local_devices()[0]
     if device.platform == "cpu":
@@ -40,6 +41,6 @@ def _that_fit(run: workdir.Run) -> int:
     limit = (device.memory_stats() or {}).get("bytes_limit", 0)
     cost = costs.cost(run.config, widths(run.kinds))
     examples = run.config.data.batch_size / jax.device_count()
-    # Parameters, gradient, and two moments and an average; float32.
+    # Parameters, gradient, two moments and an average, in float32.
     needed = 5 * 4 * cost.total + examples * cost.activation_bytes
     return max(1, int(limit / 2 / needed))

@@ -1,4 +1,4 @@
-"""How names, measures and numbers stand in the report of a comparison."""
+"""How names, measures and numbers are written in the report of a comparison."""
 
 import math
 
@@ -13,7 +13,7 @@ from crl_jax.kinds import Measure
 
 
 def heading(measure: Measure) -> str:
-    """Returns a measure's title with a capital, unless it has some of its own."""
+    """Returns a measure's title capitalised, unless it has capitals of its own."""
     title = measure.title
     return title.capitalize() if title.islower() else title
 
@@ -27,14 +27,14 @@ def columns(results: Results) -> list[str]:
 
 
 def units(results: Results) -> str:
-    """Returns in what differences are."""
+    """Returns the unit that differences are in."""
     others = [m.title for m in results.judged.values() if not m.is_share]
     named = "".join(f", of {title} in its own unit" for title in dict.fromkeys(others))
     return f"percentage points{named}"
 
 
 def chosen_by(results: Results, best_by: str) -> str:
-    """Returns by what checkpoints were chosen, in words."""
+    """Returns what checkpoints were chosen by, in words."""
     if best_by != "mean":
         return f"{results.judged[best_by].title} of {best_by}"
     titles = dict.fromkeys(kind.goodness_title for kind in results.kinds.values())
@@ -51,7 +51,7 @@ def by_measure(results: Results, count: int) -> dict[Measure, list[str]]:
 
 
 def spread(values: np.ndarray, decimals: int = 2) -> str:
-    """Returns mean and standard deviation over seeds, `[N]`."""
+    """Returns the mean and standard deviation of values over seeds, `[N]`, as text."""
     mean, deviation = statistics.spread(values)
     if math.isnan(mean):
         return "–"
@@ -62,7 +62,7 @@ def spread(values: np.ndarray, decimals: int = 2) -> str:
 
 
 def difference(results: Results, variant: Variant, other: Variant, task: str) -> str:
-    """Returns how a variant does in a task against another one, as `judged`."""
+    """Returns how a variant does in a task against another one, as `judged` puts it."""
     found = results.difference(variant, other, task)
     return judged(found, results.decimals(task))
 

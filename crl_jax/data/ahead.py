@@ -16,14 +16,14 @@ Result = TypeVar("Result")
 def in_order(
     function: Callable[[Item], Result], items: Iterable[Item], window: int
 ) -> Generator[Future[Result], None, None]:
-    """Yields what a function makes of each item, in the order of the items.
+    """Yields the future result of each item, in the order of the items.
 
-    What nobody takes any more is not begun: after an error, or if they stop taking.
+    No more items are begun after an error, or once the caller stops taking results.
 
     Args:
       function: called in several threads.
       items: taken one by one, as late as `window` allows.
-      window: items that are under way or done and not yet taken, at most.
+      window: most items that may be under way, or done and not yet taken.
     """
     begun: collections.deque[Future[Result]] = collections.deque()
     remaining = iter(items)

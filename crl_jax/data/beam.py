@@ -1,6 +1,6 @@
-"""The examples of a manifest by Apache Beam, on as many machines as its runner has.
+"""Examples of a manifest, made by Apache Beam on as many machines as its runner has.
 
-All of them must see the pictures, and the folder of the shards, under the same paths.
+All machines must see the pictures, and the folder of the shards, under the same paths.
 A worker gets the name of a part (see `parts`); a JSON file beside the part says which
 pictures it holds, since a pipeline is no place for half a million paths.
 """
@@ -54,7 +54,7 @@ def examples(
     Args:
       manifest: of the pictures.
       split: name of the split.
-      rows: of the split in the manifest.
+      rows: the split's rows in the manifest.
       resize: see `pictures.encode`.
       folder: for the parts.
     """

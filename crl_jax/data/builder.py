@@ -1,7 +1,7 @@
 """Turns a manifest into TFRecord shards, once.
 
-TFDS writes to a temporary folder and renames it when it is whole, so what is there is
-finished. Another manifest, or an edited one, gets a folder of its own.
+TFDS writes to a temporary folder and renames it when it is complete, so a folder under
+its final name is finished. Another manifest, or an edited one, gets its own folder.
 """
 
 import contextlib
@@ -33,6 +33,7 @@ class ManifestConfig(tfds.core.BuilderConfig):
 
     manifest: Manifest = dataclasses.field(repr=False)
     resize: int = 0
+    max_undecodable: float = 0.05
 
 
 class LocalBuilder(
@@ -51,9 +52,9 @@ class LocalBuilder(
 class ManifestBuilder(LocalBuilder, skip_registration=True):  # type: ignore[call-arg]
     """The pictures of a manifest as examples `{image, file, <task>: label, ...}`.
 
-    `image` holds the bytes of `pictures.encode`, `file` the path in the manifest; a
-    label is as `columns.stored` has it. Pictures that cannot be decoded are left
-    out and listed in `refused.csv` beside the shards.
+    `image` holds the bytes that `pictures.encode` returns, `file` the path in the
+    manifest, and a label is what `columns.stored` returns. Pictures that cannot be
+    decoded are left out and listed in `refused.csv` beside the shards.
     """
 
     name = "manifest"
@@ -83,7 +84,7 @@ class ManifestBuilder(LocalBuilder, skip_registration=True):  # type: ignore[cal
         arguments = config.manifest, split, rows, config.resize, self._parts
         if self._on_beam:
             return beam.examples(*arguments)
-        return _Examples(*arguments, self.refused)
+        return _Examples(*arguments, self.refused, config.max_undecodable)
 
     @property
     def root(self) -> str:
@@ -101,7 +102,7 @@ class ManifestBuilder(LocalBuilder, skip_registration=True):  # type: ignore[cal
         manifest = self.builder_config.manifest
         try:
             self._write_shards(dl_manager, download_config)
-            refused.check(manifest, self.refused)
+            self._check_refused()
         except UserError:
             # The user is going to mend these very files.
             self.forget_parts()
@@ -119,19 +120,23 @@ class ManifestBuilder(LocalBuilder, skip_registration=True):  # type: ignore[cal
         except Exception:
             # A split without any picture, for one, makes the pipeline fail.
             self.refused = beam.refused(self._parts)
-            refused.check(self.builder_config.manifest, self.refused)
+            self._check_refused()
             raise
         self.refused = beam.refused(self._parts)
 
+    def _check_refused(self) -> None:
+        config = self.builder_config
+        refused.check(config.manifest, self.refused, config.max_undecodable)
+
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Deletes what killed processes left, if no other one is at work.
+        """Deletes what killed processes left behind, if no other process is at work.
 
-        Their parts stay: what is deleted is what TFDS begins anew.
+        Their parts stay: what is deleted is what TFDS would begin anew.
         """
         self._parts.mkdir(parents=True, exist_ok=True)
         with (self._parts / "lock").open("w") as file:
-            # Not on all network file systems can a file be locked.
+            # Some network file systems cannot lock a file.
             with contextlib.suppress(OSError):
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 for left in Path(self.data_dir).parent.glob("incomplete.*"):
@@ -146,7 +151,7 @@ class ManifestBuilder(LocalBuilder, skip_registration=True):  # type: ignore[cal
 
 
 class _Examples:
-    """The examples of a split; its length gives TFDS's progress bar an end."""
+    """The examples of a split; their number gives TFDS's progress bar an end."""
 
     def __init__(
         self,
@@ -156,6 +161,7 @@ class _Examples:
         resize: int,
         folder: Path,
         refused: dict[int, str],
+        max_refused: float,
     ):
         self._manifest = manifest
         self._split = split
@@ -163,20 +169,21 @@ class _Examples:
         self._resize = resize
         self._folder = folder
         self._refused = refused
+        self._max_refused = max_refused
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def __iter__(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Yields key and example in the manifest's order, and notes what is refused.
+        """Yields keys and examples in the manifest's order, and notes what is refused.
 
         Raises:
-          UserError: too many pictures are refused, or all of the split.
+          UserError: too many pictures are refused, or all pictures of the split.
         """
         for row, image in zip(self._rows, self._images(), strict=True):
             if isinstance(image, pictures.BadPicture):
                 self._refused[row] = str(image)
-                refused.check_share(self._manifest, self._refused)
+                refused.check_share(self._manifest, self._refused, self._max_refused)
                 continue
             example = self._manifest.example(row)
             yield example["file"], example | {"image": image}
@@ -197,17 +204,19 @@ def find_shards(
     resize: int = 0,
     tasks: Mapping[str, ConfigDict] | None = None,
     trained: Kinds | None = None,
+    max_undecodable: float = ManifestConfig.max_undecodable,
 ) -> ManifestBuilder:
     """Returns the data set of a manifest, whether its shards are written or not.
 
-    The manifest is `builder_config.manifest` of what is returned.
+    The manifest is the result's `builder_config.manifest`.
 
     Args:
       path: of the CSV.
       data_dir: where TFDS keeps data sets; None means its default folder.
       resize: see `pictures.encode`.
       tasks: see `read_manifest`.
-      trained: likewise.
+      trained: see `read_manifest`.
+      max_undecodable: share of the pictures that may be refused.
 
     Raises:
       UserError: a mistake in the manifest.
@@ -215,19 +224,21 @@ def find_shards(
     manifest = read_manifest(path, tasks, trained)
     stem = re.sub(r"[^A-Za-z0-9]+", "_", manifest.path.stem)[:50]
     name = f"{stem}-{manifest.fingerprint}" + (f"-{resize}px" if resize else "")
-    config = ManifestConfig(name=name, manifest=manifest, resize=resize)
+    config = ManifestConfig(
+        name=name, manifest=manifest, resize=resize, max_undecodable=max_undecodable
+    )
     with quiet_preparation():
-        # Other machines, which may write them, have other current folders.
+        # Other machines may write the shards, and have different current folders.
         folder = os.path.abspath(data_dir) if data_dir else None
         return ManifestBuilder(config=config, data_dir=folder)
 
 
 def write_shards(builder: ManifestBuilder, beam_options: Any = None) -> ManifestBuilder:
-    """Returns the same data set with its shards, written now if they were not there.
+    """Returns the same data set with its shards, written now if they were missing.
 
     Args:
       builder: from `find_shards`.
-      beam_options: of Apache Beam, to write the shards on other machines.
+      beam_options: options of Apache Beam, to write the shards on other machines.
 
     Raises:
       UserError: too many pictures that cannot be used, or a folder that cannot be
@@ -258,7 +269,7 @@ def write_shards(builder: ManifestBuilder, beam_options: Any = None) -> Manifest
 
 
 def _opened_again(builder: ManifestBuilder) -> ManifestBuilder:
-    """Returns the same data set as it is on the disk now."""
+    """Returns the same data set as it is on disk now."""
     return ManifestBuilder(config=builder.builder_config, data_dir=builder.root)
 
 

@@ -12,7 +12,7 @@ from crl_jax.errors import UserError
 from crl_jax.kinds import Categorical, Kind, Multilabel, Regression
 from crl_jax.kinds.multilabel import NONE, SEPARATOR
 
-Column = tuple[Kind, np.ndarray]  # with the labels of N pictures
+Column = tuple[Kind, np.ndarray]  # the kind, and the labels of N pictures
 
 
 def read_column(
@@ -24,8 +24,8 @@ def read_column(
       table: of the manifest.
       task: name of the column.
       settings: `config.tasks.<task>`.
-      kind: of a trained network, whose labels the column must keep to; None: the column
-        says what there is.
+      kind: of the task in a trained network, whose labels the column must keep to;
+        None: the column itself says which labels there are.
 
     Raises:
       UserError: a cell that is no label of this kind, or too few labels.
@@ -98,7 +98,7 @@ def _names(table: Table, task: str, parts: Sequence[Sequence[str]]) -> tuple[str
       parts: the class names of each row.
 
     Raises:
-      UserError: there is none, or one that no picture in train has.
+      UserError: there is no name, or one that no picture in train has.
     """
     first: dict[str, int] = {}
     trained: set[str] = set()
@@ -124,7 +124,7 @@ def _names(table: Table, task: str, parts: Sequence[Sequence[str]]) -> tuple[str
 def _check_known(
     table: Table, task: str, parts: Sequence[Sequence[str]], kind: Kind
 ) -> None:
-    """Raises UserError if a row has a class that the kind has not."""
+    """Raises UserError if a row has a class that the kind does not have."""
     known = set(kind.names)
 
     def describe(i: int) -> str:
@@ -171,7 +171,7 @@ def _number(cell: str) -> float:
         number = float(cell)
     except ValueError:
         return math.nan
-    # Python reads 1_000, which other programs do not.
+    # Python reads 1_000 as a number; other programs do not.
     return number if "_" not in cell and abs(number) < _LARGEST else math.nan
 
 
@@ -187,8 +187,8 @@ _READERS: Mapping[str, Callable[[Table, str, ConfigDict, Kind | None], Column]] 
 def stored(label: np.ndarray) -> int | float | list[int]:
     """Returns a label as shards keep it, in plain Python.
 
-    A class is its number, several are the list of theirs (`[-1]`: missing), and a
-    number is itself.
+    A class becomes its number, several classes become a list of their numbers (`[-1]`:
+    missing), and a number stays as it is.
     """
     if not label.ndim:
         return label.item()

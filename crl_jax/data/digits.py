@@ -1,10 +1,10 @@
-"""The data set that comes with the package: real digits, each under one adjective.
+"""The data set that comes with the package: real digits, each with one adjective.
 
 Each of scikit-learn's 1,797 handwritten digits is pictured once. The noun is the
 digit; the adjective is how it looks: its ink, its paper or its stroke. As in the
-Visual Sentiment Ontology, only a part of the adjective-noun grid exists.
+Visual Sentiment Ontology, only part of the adjective-noun grid exists.
 
-`Digits(data_dir=...).download_and_prepare()` writes the shards, without a network.
+`Digits(data_dir=...).download_and_prepare()` writes the shards, without going online.
 """
 
 from collections.abc import Callable, Iterator
@@ -60,7 +60,7 @@ def _striped(look: Look, rng: np.random.Generator) -> Look:
 
 
 def _framed(look: Look, _: np.random.Generator) -> Look:
-    """Frames the paper with a pixel of ink."""
+    """Frames the paper with ink, one pixel wide."""
     stroke = np.ones_like(look.stroke)
     stroke[1:-1, 1:-1] = look.stroke[1:-1, 1:-1]
     return replace(look, stroke=stroke)
@@ -78,7 +78,7 @@ def _outlined(look: Look, _: np.random.Generator) -> Look:
 
 
 def _slanted(look: Look, _: np.random.Generator) -> Look:
-    """Leans the digit to the right, by a column in two rows."""
+    """Leans the digit to the right, by one column every two rows."""
     return replace(look, stroke=_resample(look.stroke, [[1, 0], [0.5, 1]]))
 
 
@@ -93,7 +93,7 @@ def _blurry(look: Look, _: np.random.Generator) -> Look:
 
 
 def _speckled(look: Look, rng: np.random.Generator) -> Look:
-    """Swaps ink and paper in one pixel of sixteen."""
+    """Swaps ink and paper in one pixel out of sixteen."""
     swapped = rng.random(look.stroke.shape) < 1 / 16
     return replace(look, stroke=np.where(swapped, 1 - look.stroke, look.stroke))
 
@@ -130,8 +130,9 @@ NOUNS = (
 def adjectives_of(digit: int) -> list[str]:
     """Returns the four adjectives that occur with a digit, 0 to 9.
 
-    Digit n goes with adjectives n, n + 2, n + 5 and n + 9, counted round. So two
-    digits share at most two adjectives, and an adjective has three digits or four.
+    Digit n goes with adjectives n, n + 2, n + 5 and n + 9, counted cyclically. This
+    way two digits share at most two adjectives, and an adjective has three or four
+    digits.
     """
     names = list(ADJECTIVES)
     return [names[(digit + step) % len(names)] for step in (0, 2, 5, 9)]
@@ -151,7 +152,7 @@ _SPLITS = (
 
 
 def draw(glyph: np.ndarray, adjective: str, rng: np.random.Generator) -> np.ndarray:
-    """Returns the picture of a digit under an adjective.
+    """Returns the picture of a digit, drawn as an adjective says.
 
     Place, brightness and tint vary and there is some noise, whatever the adjective.
 
@@ -199,8 +200,8 @@ class Example:
 def examples() -> list[Example]:
     """Returns all 1,797 pictures in scikit-learn's order, always the same.
 
-    The pictures of a digit take its adjectives in turn, and those of a pair its
-    splits in turn, so that every pair is in every split.
+    The pictures of a digit take its adjectives in turn, and the pictures of a pair take
+    the splits in turn, so that every pair is in every split.
 
     Raises:
       UserError: scikit-learn, which holds the digits, is not installed.

@@ -1,4 +1,4 @@
-"""How TFDS keeps the labels of each kind of task, and what is read of them."""
+"""How TFDS keeps the labels of each kind of task, and how they are read back."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,10 +16,10 @@ class LabelFeature:
 
     Attributes:
       make: returns the feature for a kind.
-      names: returns the class names of a feature; None if it is none for this kind.
+      names: returns the class names of a feature; None if it does not suit this kind.
       parsing: how `tf.io.parse_example` is to read it.
-      to_label: from what TFDS or that parsing read, of an example or of N of them, to
-        labels as the kind has them.
+      to_label: turns what TFDS or that parsing read, for one example or for N of them,
+        into labels as the kind has them.
     """
 
     make: Callable[[Kind], Any]
@@ -41,7 +41,7 @@ def _names_in_sequence(feature: Any) -> tuple[str, ...] | None:
 def _hot(kind: Kind, classes: tf.Tensor | tf.RaggedTensor) -> tf.Tensor:
     """Returns `[..., K]` int8 of 0 and 1 for lists of classes; all -1 for `[-1]`."""
     if isinstance(classes, tf.RaggedTensor):
-        # What fills the rows up is no class, and not missing either.
+        # The value that fills the rows up is no class, nor does it mean missing.
         classes = classes.to_tensor(default_value=kind.width)
     found = classes[..., None] == tf.range(kind.width, dtype=classes.dtype)
     hot = tf.cast(tf.reduce_any(found, axis=-2), tf.int8)

@@ -35,7 +35,7 @@ def main() -> None:
 
     import jax
 
-    # The stream needs no accelerator, which a training may be using.
+    # The stream needs no accelerator; a training run may be using it.
     jax.config.update("jax_platforms", "cpu")
 
     from crl_jax.data import inspection

@@ -1,4 +1,4 @@
-"""What is wrong with the labels of a data set, as far as counting them tells."""
+"""What is wrong with the labels of a data set, as far as counting them can tell."""
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
@@ -35,10 +35,10 @@ def find_problems(
     kinds: Kinds,
     few: int,
 ) -> list[str]:
-    """Returns what is wrong with the data: a line each, with what to do.
+    """Returns what is wrong with the data: one line per problem, with what to do.
 
     Args:
-      splits: `train` and which of `val` and `test` there are.
+      splits: `train`, and those of `val` and `test` that exist.
       kinds: of the tasks.
       few: a class with fewer training pictures than this is a problem.
     """

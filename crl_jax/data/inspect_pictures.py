@@ -22,7 +22,7 @@ _INK, _PALE = (35, 35, 35), (140, 140, 140)
 # From one picture to many: viridis, whose lightness falls evenly.
 _SCALE = ((253, 231, 37), (94, 201, 98), (33, 145, 140), (59, 82, 139), (68, 1, 84))
 
-_GRID_SIDE = 1600  # of the longer side of a grid
+_GRID_SIDE = 1600  # the longer side of a grid
 _CELL_SIDES = (9, 44)  # smallest and largest
 _LONGEST_NAME = 260
 _SCALE_WIDTH = 260
@@ -72,7 +72,7 @@ def draw_grid(counts: np.ndarray, classes: Mapping[str, Sequence[str]]) -> Image
     _draw_scale(picture, (MARGIN, MARGIN + 2 * LINE), counts.max())
 
     picture.paste(draw_cells(counts), (left, top))
-    step = math.ceil((LINE - 1) / side)  # of names, where there is no room for all
+    step = math.ceil((LINE - 1) / side)  # between names, if there is no room for all
     for k in range(0, len(rows), step):
         _write(draw, (left - 6, top + (k + 0.5) * side), row_names[k], "rm")
     for k in range(0, len(columns), step):
@@ -92,7 +92,7 @@ def cell_side(shape: tuple[int, ...]) -> int:
 
 
 def draw_cells(counts: np.ndarray) -> Image.Image:
-    """Draws the cells of a grid, a colour for each count and its number if it fits.
+    """Draws the cells of a grid: a colour for each count, and its number if it fits.
 
     Args:
       counts: `[rows, columns]`.
@@ -122,7 +122,7 @@ def draw_page(
 
     Args:
       images: `[B, H, W, 3]` uint8.
-      labels: `{task: of B examples}`.
+      labels: `{task: labels of B examples}`.
       kinds: of the tasks.
       title: a line above the examples.
     """
@@ -160,7 +160,7 @@ def _colours(counts: np.ndarray, most: int) -> np.ndarray:
 
 
 def _draw_scale(picture: Image.Image, place: tuple[int, int], most: int) -> None:
-    """Draws what the colours of a grid stand for: none, and 1 to `most`."""
+    """Draws what the colours of a grid stand for: no pictures, and 1 to `most`."""
     draw = ImageDraw.Draw(picture)
     x, y = place
     draw.rectangle((x, y, x + LINE, y + LINE), ZERO)
@@ -216,7 +216,7 @@ def _write(
 
 
 def _sideways(text: str) -> Image.Image:
-    """Returns the text, to be read upwards."""
+    """Returns a picture of the text, to be read upwards."""
     picture = Image.new("RGB", (math.ceil(_width(text)), LINE), "white")
     _write(ImageDraw.Draw(picture), (0, LINE / 2), text, "lm")
     return picture.transpose(Image.Transpose.ROTATE_90)

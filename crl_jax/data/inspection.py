@@ -32,12 +32,12 @@ Splits = Mapping[str, SplitLabels]
 
 
 def inspect(config: ConfigDict, out: Path, few: int, seconds: float) -> None:
-    """Prints what is to be known of the data before training, and draws it.
+    """Prints what you need to know about the data before training, and draws it.
 
     Args:
       config: a checked config.
       out: folder for `counts.csv`, the grids and the page of examples.
-      few: a class with fewer training pictures is warned of.
+      few: a class with fewer training pictures gets a warning.
       seconds: how long the speed of the stream is measured.
 
     Raises:
@@ -129,7 +129,7 @@ def _print_task(task: str, kind: Kind, splits: Splits) -> None:
 
 
 def _write_counts(path: Path, splits: Splits, kinds: Kinds) -> None:
-    """Writes a row a class; the cell of a split that does not exist stays empty."""
+    """Writes one row per class; the cell of a split that does not exist stays empty."""
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, ("task", "class", "train", "val", "test"))
         writer.writeheader()
@@ -179,5 +179,5 @@ def _draw_page(
 
 
 def _say(text: str) -> None:
-    """Prints a text, in a pipe as one line, and leaves its brackets and colons."""
+    """Prints a text, as one line if piped, with its brackets and colons as they are."""
     console.print(text, markup=False, emoji=False, soft_wrap=not console.is_terminal)

@@ -1,4 +1,4 @@
-"""Every label of a split, without decoding a picture."""
+"""Every label of a split, read without decoding a picture."""
 
 import contextlib
 import hashlib
@@ -45,7 +45,7 @@ class SplitLabels:
 def read_labels(source: Source, split: str) -> dict[str, np.ndarray]:
     """Returns the labels of a split's N examples, for each task as its kind has them.
 
-    To find them costs reading all shards once; then they are kept beside the shards.
+    Finding them means reading all shards once; then they are kept beside the shards.
 
     Args:
       source: prepared data.
@@ -77,7 +77,7 @@ def _read_kept(path: Path, names: Iterable[str], size: int) -> Columns | None:
 
 
 def _keep(path: Path, columns: Columns) -> None:
-    # Another process may be writing the same.
+    # Another process may be writing the same file.
     partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
     try:
         with partial.open("wb") as file:
@@ -90,7 +90,7 @@ def _keep(path: Path, columns: Columns) -> None:
 def read_split(source: Source, split: str) -> SplitLabels:
     """Returns the labels of a split, what its pictures are called, and their hashes.
 
-    Args and what is raised: as `read_labels`.
+    Args and what is raised: as for `read_labels`.
     """
     spec = _label_spec(source)
     spec[source.image] = tf.io.FixedLenFeature((), tf.string)
@@ -117,15 +117,16 @@ def read_split(source: Source, split: str) -> SplitLabels:
 def combinations(source: Source, split: str) -> np.ndarray:
     """Returns the label combinations among the examples that have all labels.
 
-    These are of the T categorical tasks. Of a manifest they are read from the list
-    itself, where a part of a split such as `train[:90%]` counts as the whole of it.
+    A combination has one label for each of the T categorical tasks. For a manifest they
+    are read from the list itself, and a part of a split, such as `train[:90%]`, then
+    counts as the whole split.
 
     Args:
       source: prepared data.
       split: a TFDS split string.
 
     Returns:
-      `[N, T]` int64, no two rows the same, in rising order.
+      `[N, T]` int64, no two rows the same, in ascending order.
     """
     if source.manifest is None:
         labels = read_labels(source, split)

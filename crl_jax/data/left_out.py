@@ -1,8 +1,8 @@
-"""Pictures that cannot be decoded when their turn comes: left out, counted, told.
+"""Pictures that cannot be decoded when their turn comes: left out, counted, reported.
 
-Shards made from a manifest hold checked pictures; those of a TFDS data set need not be
-whole. TensorFlow catches no error within its graph, and Python is slow at it: so only
-pictures that failed before are decoded with care.
+Shards made from a manifest hold checked pictures; the pictures of a TFDS data set need
+not be intact. TensorFlow cannot catch an error within its graph, and catching it in
+Python is slow, so only pictures that failed before are decoded with care.
 """
 
 import sys
@@ -20,8 +20,8 @@ from crl_jax.terminal import console
 class LeftOut:
     """The pictures of a split that could not be decoded so far.
 
-    What one draw of a picture gives depends on its own bytes and crop alone, never on
-    what was seen before; so a run that goes on reads the same bits.
+    What one draw of a picture gives depends only on its own bytes and crop, never on
+    what was seen before, so a resumed run reads the same bits.
     """
 
     def __init__(
@@ -32,14 +32,14 @@ class LeftOut:
         decode: Callable[[tf.Tensor, tf.Tensor], tf.Tensor],
         instead: np.ndarray,
     ) -> None:
-        """Begins with none.
+        """Begins with no picture left out.
 
         Args:
           split: its name.
           size: number of its pictures that this process reads.
-          max_share: of them, more than which are too many.
+          max_share: the largest share of them that may be left out.
           decode: from encoded bytes `[]` and a position `[]` to `[H, W, 3]` uint8.
-          instead: `[H, W, 3]` uint8, what stands for a picture that is left out.
+          instead: `[H, W, 3]` uint8, which stands in for a picture that is left out.
         """
         self._split, self._size, self._max_share = split, size, max_share
         self._decode, self._instead = decode, instead
@@ -47,11 +47,11 @@ class LeftOut:
         self._files: dict[int, str] = {}
 
     def suspected(self, numbers: np.ndarray) -> np.ndarray:
-        """Returns which pictures need care, `[B]` bool, of their numbers `[B]`."""
+        """Returns which pictures need care, `[B]` bool, given their numbers `[B]`."""
         return np.array([n in self._suspects for n in numbers], bool)
 
     def suspect(self, number: int, encoded: tf.Tensor, position: tf.Tensor) -> bool:
-        """Returns whether a picture fails that was not known to; it needs care then."""
+        """Returns whether a picture fails for the first time; it then needs care."""
         if number in self._suspects or self._try(encoded, position)[1]:
             return False
         self._suspects.add(number)
@@ -86,10 +86,10 @@ class LeftOut:
             return self._instead, np.bool_(False)
 
     def tell(self, number: int, file: str) -> None:
-        """Counts a picture; tells of the first, second, fourth, eighth ... one.
+        """Counts a picture; reports the first, second, fourth, eighth ... one.
 
         Raises:
-          UserError: they are too many now.
+          UserError: there are too many now.
         """
         if number in self._files:
             return

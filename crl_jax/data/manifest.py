@@ -1,9 +1,9 @@
 """The list of a user's pictures: a CSV `file,split,<task>,<task>,...`.
 
-One row a picture. `file` is relative to the CSV's folder, `split` is train, val or
-test, and each further column is a task; an empty cell is a missing label, and the
-task's kind says what the others hold. Whatever is wrong is said here, once, before any
-picture is opened.
+One row per picture. `file` is relative to the CSV's folder, `split` is train, val or
+test, and each further column is a task. An empty cell is a missing label, and the
+task's kind says what the other cells hold. Whatever is wrong is reported here, once,
+before any picture is opened.
 """
 
 import collections
@@ -37,10 +37,11 @@ class Manifest:
       path: the CSV.
       root: its folder, which `files` are relative to.
       fingerprint: hexadecimal digits that differ for another CSV, and for pictures of
-        other sizes in bytes; of a thousand and more, some are looked at.
+        other sizes in bytes; if there are a thousand or more, only some are looked at.
       kinds: of each task, in the order of the columns; class names are sorted, and the
-        position of a name is its label. Or those of a trained network.
-      for_training: whether they are its own, and not those of a trained network.
+        position of a name is its label. Or the kinds of a trained network.
+      for_training: whether these kinds are the manifest's own, and not those of a
+        trained network.
       files: [N] paths with `/`, no two the same.
       splits: [N] values of `SPLITS`.
       labels: of N pictures, for each task as its kind has them.
@@ -57,12 +58,12 @@ class Manifest:
 
     @property
     def tasks(self) -> dict[str, tuple[str, ...]]:
-        """`{task: class names}`, of a regression none."""
+        """`{task: class names}`, which are empty for a regression."""
         return class_names(self.kinds)
 
     @property
     def counts(self) -> dict[str, int]:
-        """Number of pictures in each split that has some."""
+        """Number of pictures in each split that has any."""
         counts = collections.Counter(self.splits)
         return {split: counts[split] for split in SPLITS if split in counts}
 
@@ -88,8 +89,9 @@ def read_manifest(
     Args:
       path: of the CSV.
       tasks: `config.tasks`, which says their kinds; they are categorical by default.
-      trained: the kinds of a network that is evaluated on it. Its labels are these, in
-        their order; a task without a column has none, and other columns do not count.
+      trained: the kinds of a network that is evaluated on the manifest. Tasks and
+        labels are then the network's, in its order; a task without a column has no
+        labels, and other columns do not count.
 
     Raises:
       UserError: anything wrong with the CSV, or a picture that is not there.
@@ -116,7 +118,7 @@ def read_manifest(
 def _labels(
     table: Table, tasks: Mapping[str, ConfigDict], trained: Kinds | None
 ) -> tuple[dict[str, Kind], dict[str, np.ndarray]]:
-    """Returns the kinds of the tasks, and their labels as these have them."""
+    """Returns the kinds of the tasks, and their labels as the kinds have them."""
     if trained and not trained.keys() & set(table.tasks):
         raise UserError(
             f"{table.path}: no column is one of the tasks that were trained: "
@@ -196,7 +198,7 @@ def _listing(folder: Path) -> set[str]:
 
 
 def _declared(kinds: Kinds, for_training: bool) -> bytes:
-    """Returns what else than the CSV makes the labels of its pictures what they are."""
+    """Returns what, besides the CSV, decides the labels of its pictures."""
     if not for_training:
         named = [(task, kind.name, kind.names) for task, kind in kinds.items()]
         return repr(named).encode()
@@ -208,8 +210,8 @@ def _declared(kinds: Kinds, for_training: bool) -> bytes:
 def _fingerprint(content: bytes, root: Path, files: list[str], declared: bytes) -> str:
     """Returns 12 hexadecimal digits for the CSV, its kinds and the pictures it lists.
 
-    The sizes of about a thousand pictures tell apart two sets, such as the same
-    photographs at another resolution, that are listed in the same words.
+    The sizes of about a thousand pictures tell apart two sets that are listed in the
+    same words, such as the same photographs at another resolution.
     """
     some = files[:: 1 + len(files) // 1000]
     sizes = np.array([os.path.getsize(root / file) for file in some], np.int64)

@@ -1,8 +1,8 @@
-"""Encoded pictures in parts, so that an interrupted preparation goes on where it was.
+"""Encoded pictures in parts, so that an interrupted preparation can be resumed.
 
-TFDS begins a data set from its start when it was interrupted. What takes long is not
-its writing but decoding and encoding pictures; so these are kept, part by part, until
-the shards are whole.
+TFDS begins a data set from the start if it was interrupted. What takes long is not the
+writing but decoding and encoding the pictures, so encoded pictures are kept, part by
+part, until the shards are complete.
 """
 
 import functools

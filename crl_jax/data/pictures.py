@@ -2,7 +2,8 @@
 
 Plain photographs keep their own bytes. Others are decoded by Pillow, turned as their
 EXIF orientation says, converted to RGB (what is transparent becomes white) and encoded
-anew: PNG if nothing was lost before, else JPEG. Of an animation the first frame counts.
+anew: as PNG if the file was lossless, otherwise as JPEG. Only the first frame of an
+animation counts.
 """
 
 import contextlib
@@ -18,8 +19,8 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image
 
-# About what a picture takes while it is encoded anew: two copies of its pixels, and
-# what the decoder holds; that of WebP holds several copies more.
+# About how much memory a picture takes while it is encoded anew: two copies of its
+# pixels, and what the decoder holds. The decoder of WebP holds several more copies.
 _BYTES_A_PIXEL = {"JPEG": 8, "MPO": 8, "WEBP": 25}
 _BYTES_A_PIXEL_ELSE = 16
 MAX_MEMORY = 512_000_000  # of all threads together: a JPEG of 64 megapixels
@@ -30,7 +31,7 @@ _QUALITY = 95  # of JPEG
 
 # No others: some of Pillow's decoders start programs.
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF")
-# Of their names, in small letters.
+# Of their file names, in lower case.
 SUFFIXES = (
     *(".avif", ".bmp", ".gif", ".jfif", ".jpeg"),
     *(".jpg", ".png", ".tif", ".tiff", ".webp"),
@@ -59,8 +60,8 @@ class BadPicture(Exception):
 class _NoWarnings:
     """Ignores warnings while any thread is inside.
 
-    `warnings.catch_warnings` sets the filters of the whole process; threads that
-    leave it in another order than they entered would leave the wrong ones behind.
+    `warnings.catch_warnings` sets the filters of the whole process; threads that leave
+    it in a different order than they entered it would leave the wrong ones behind.
     """
 
     def __init__(self) -> None:
@@ -85,7 +86,7 @@ _no_warnings = _NoWarnings()
 
 
 class _Memory:
-    """Lets threads go on while all together they need no more than a limit."""
+    """Lets threads go on while together they need no more than a limit."""
 
     def __init__(self, limit: int) -> None:
         self._free = limit
@@ -113,17 +114,17 @@ def encode(
     """Returns a picture as JPEG or PNG bytes: upright, 8 bits, RGB or greyscale.
 
     Args:
-      picture: path of the file, or what is in it.
-      resize: largest shorter side in pixels, to which a larger picture is scaled down;
-        0 leaves every size as it is.
-      compress: whether what becomes a PNG is made small, which takes long.
+      picture: path of the file, or its content.
+      resize: limit of the shorter side in pixels, to which a larger picture is scaled
+        down; 0 leaves every size as it is.
+      compress: whether a picture that becomes a PNG is made small, which takes long.
 
-    TensorFlow decodes them to the rows and columns that Pillow says the upright
-    picture has. Threads may call it side by side: those with large pictures wait for
-    each other, so that all together take about `MAX_MEMORY`.
+    TensorFlow decodes these bytes to the rows and columns that Pillow gives for the
+    upright picture. Several threads may call this at the same time: those with large
+    pictures wait for each other, so that together they take about `MAX_MEMORY`.
 
     Raises:
-      BadPicture: the file cannot be decoded whole, or is too large.
+      BadPicture: the file cannot be decoded completely, or is too large.
     """
     data = picture if isinstance(picture, bytes) else _read(Path(picture))
     _check_size(len(data))
@@ -168,14 +169,14 @@ def _encode(data: bytes, resize: int, compress: bool) -> bytes:
     scale = min(resize / min(image.size), 1.0) if resize else 1.0
     keep = scale == 1 and _is_plain_jpeg(image, data)
     if keep:
-        # To an eighth of the size: as thorough a check, at half the time.
+        # Decoding at an eighth of the size is as thorough a check, in half the time.
         image.draft(image.mode, (1, 1))
     elif scale < 1:
         # A JPEG can be decoded at a half, a quarter or an eighth of its size.
         image.draft(
             image.mode, (round(image.width * scale), round(image.height * scale))
         )
-    if not image.info.get("progressive"):  # else libjpeg holds it whole all the same
+    if not image.info.get("progressive"):  # if it is, libjpeg holds all of it anyway
         pixels = image.width * image.height
     with _memory.taken(pixels * cost):
         image.load()
@@ -189,7 +190,7 @@ def _encoded_anew(
 ) -> bytes:
     # A lossless WebP has a chunk of this name.
     lossy = image.format in _LOSSY and b"VP8L" not in data
-    # Each step lets go of the picture before.
+    # Each step lets go of the previous picture.
     image = _upright(image)
     image = scaled(_rgb(image), resize)
     image.info = {}  # an old colour profile, transparency or comment
@@ -202,7 +203,7 @@ def _encoded_anew(
 
 
 def scaled(image: Image.Image, resize: int) -> Image.Image:
-    """Returns a decoded picture as `encode` scales it; `resize` is as there."""
+    """Returns a decoded picture scaled as in `encode`, with the same `resize`."""
     if not 0 < resize < min(image.size):
         return image
     scale = resize / min(image.size)
@@ -245,7 +246,7 @@ def _ends_as_jpeg(data: bytes) -> bool:
             return True
         if code in (0xC3, *range(0xC5, 0xC8), *range(0xC9, 0xD0)):  # rare processes
             return False
-        if code != 0x01 and not 0xD0 <= code <= 0xD7:  # else a marker with no length
+        if code != 0x01 and not 0xD0 <= code <= 0xD7:  # otherwise it has no length
             position += int.from_bytes(data[position : position + 2], "big")
     return False
 
@@ -253,7 +254,7 @@ def _ends_as_jpeg(data: bytes) -> bool:
 def _is_whole_png(data: bytes) -> bool:
     """Says whether all chunks of a PNG are there and have the right checksums.
 
-    Pillow does not look at the checksums of pixels, nor for the last chunk.
+    Pillow neither checks the checksums of pixels nor looks for the last chunk.
     """
     position = 8
     while position + 12 <= len(data):

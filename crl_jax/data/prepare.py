@@ -1,10 +1,10 @@
-r"""Write the shards of a config's data ahead of the training, which then finds them.
+r"""Write the shards of a config's data ahead of training, which then finds them.
 
   python -m crl_jax.data.prepare --config=configs/vso.py \
       --config.data.manifest=vso.csv
 
-Training writes the same shards at its start if they are not there. Stopped? The same
-command goes on where it was.
+Training writes the same shards at its start if they do not exist. Stopped? The same
+command goes on from there.
 
 --beam divides the pictures of a manifest among many machines with Apache Beam
 (`pip install ".[beam]"`); all of them must see the pictures and config.data.dir:

@@ -14,7 +14,7 @@ from crl_jax.data.quiet import tf
 # 2015, "Going deeper with convolutions", section 6).
 AREA_RANGE = (0.08, 1.0)
 ASPECT_RANGE = (3 / 4, 4 / 3)
-PAD_SHARE = 1 / 8  # pad-and-crop: padding on each side, of the picture's side
+PAD_SHARE = 1 / 8  # pad-and-crop: padding at each edge, as a share of the side
 
 
 def train_image(encoded: tf.Tensor, seed: tf.Tensor, data: ConfigDict) -> tf.Tensor:
@@ -65,8 +65,8 @@ def _resize(image: tf.Tensor, size: int) -> tf.Tensor:
       `[H, W, 3]` uint8.
     """
     # A bilinear sample mixes 2x2 pixels, so it misses none up to a factor of two.
-    # Beyond, `area` takes the mean of what each new pixel covers; it costs twice as
-    # much, and enlarges without smoothing.
+    # Beyond that, `area` takes the mean of what each new pixel covers; it costs twice
+    # as much, and enlarges without smoothing.
     image = tf.cond(
         tf.reduce_max(tf.shape(image)[:2]) <= 2 * size,
         lambda: tf.image.resize(image, (size, size), "bilinear"),
@@ -145,7 +145,7 @@ def _random_window(shape: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
 
 
 def _pad_and_crop(image: tf.Tensor, seed: tf.Tensor, size: int) -> tf.Tensor:
-    """Reflects the borders outwards and cuts the old size at a random place."""
+    """Reflects the borders outwards and cuts out the old size at a random place."""
     pad = round(size * PAD_SHARE)
     image = tf.pad(image, [[pad, pad], [pad, pad], [0, 0]], mode="REFLECT")
     return tf.image.stateless_random_crop(image, (size, size, 3), seed)

@@ -1,7 +1,7 @@
 """TensorFlow and TFDS, imported without the lines that they print.
 
-TensorFlow 2.21 writes start-up messages to the standard error that no setting turns
-off. It is also kept from taking memory of the accelerators, which are for JAX.
+TensorFlow 2.21 writes start-up messages to standard error that no setting turns off.
+It is also kept from taking memory on the accelerators, which are for JAX.
 """
 
 import contextlib
@@ -39,7 +39,7 @@ with no_stderr():
 
 @contextlib.contextmanager
 def quiet_preparation() -> Iterator[None]:
-    """Leaves only errors of what TFDS logs, and its progress bar for a terminal."""
+    """Lets TFDS log only errors, and show its progress bar only in a terminal."""
     tfds.display_progress_bar(sys.stderr.isatty())
     level = logging.get_verbosity()
     logging.set_verbosity(logging.ERROR)

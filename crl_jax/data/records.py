@@ -1,7 +1,7 @@
 """Random access to TFRecord shards, which themselves can only be read in order.
 
-The stream shuffles numbers of examples, not buffers of pictures; so it needs the n-th
-record of a split at once, wherever it lies.
+The stream shuffles the numbers of examples, not buffers of pictures, so it needs the
+n-th record of a split at once, wherever it lies.
 """
 
 import contextlib
@@ -23,13 +23,13 @@ from crl_jax.errors import UserError
 _HEADER = 12  # length (8 bytes) and its checksum (4)
 _FOOTER = 4  # checksum of the record
 
-_THREADS = 32  # files whose headers are looked for at a time: they wait for the disk
+_THREADS = 32  # files whose headers are read at a time: the threads wait for the disk
 
 
 class Records:
     """The records of a split by number, from 0 to `len(records) - 1`.
 
-    Safe to use from several threads: a read names its own position in the file.
+    Safe to use from several threads: each read gives its own position in the file.
     """
 
     def __init__(self, split: tfds.core.SplitInfo) -> None:
@@ -37,7 +37,7 @@ class Records:
         self._names = [i.filename for i in instructions]
         self.damage: UserError | None = None
         self._files: list[int] = []
-        # At the exit a thread may still be reading; the system closes them then.
+        # At exit a thread may still be reading; the system then closes the files.
         weakref.finalize(self, _close, self._files).atexit = False
         _allow_many_files()
         self._files += map(_open, self._names)
@@ -57,8 +57,8 @@ class Records:
         """Returns the serialised examples with these numbers.
 
         Raises:
-          UserError: one of them is damaged; `damage` keeps it, too, for those who call
-            this within TensorFlow, which hands on no exceptions.
+          UserError: one of them is damaged. `damage` keeps the error, too, for callers
+            within TensorFlow, which does not pass exceptions on.
         """
         try:
             return [self._read(int(number)) for number in numbers]
@@ -84,7 +84,7 @@ class Records:
 
 
 def _allow_many_files() -> None:
-    """Raises how many files the process may have open, often 1,024, to the most."""
+    """Raises the limit on open files, often 1,024, to the most the process may have."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(OSError, ValueError):  # macOS may refuse
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))

@@ -1,4 +1,4 @@
-"""Pictures that cannot be used: their list, and when they are too many to go on.
+"""Pictures that cannot be used: their list, and when there are too many to go on.
 
 They come as `{row of the manifest: reason}`.
 """
@@ -14,8 +14,6 @@ from crl_jax.data.manifest import Manifest
 from crl_jax.data.table import first_few
 from crl_jax.errors import UserError
 
-MAX_SHARE = 0.05  # of the pictures
-
 
 def write(path: Path, manifest: Manifest, refused: Mapping[int, str]) -> None:
     """Writes a CSV `file,reason`."""
@@ -25,32 +23,36 @@ def write(path: Path, manifest: Manifest, refused: Mapping[int, str]) -> None:
         writer.writerows((manifest.files[row], refused[row]) for row in sorted(refused))
 
 
-def check(manifest: Manifest, refused: Mapping[int, str]) -> None:
-    """Raises UserError if what is left is not what can be trained and tested with."""
-    check_share(manifest, refused)
+def check(manifest: Manifest, refused: Mapping[int, str], max_share: float) -> None:
+    """Raises UserError if what is left is not enough to train and test with."""
+    check_share(manifest, refused, max_share)
     for split in sorted(set(manifest.splits)):
         check_split(manifest, refused, split)
     if manifest.for_training:
         check_classes(manifest, refused)
 
 
-def check_share(manifest: Manifest, refused: Mapping[int, str]) -> None:
-    """Raises UserError if they are more than `MAX_SHARE` of the manifest."""
-    if len(refused) > MAX_SHARE * len(manifest.files):
-        _fail(manifest, refused, refused, f"more than {MAX_SHARE:.0%} of the pictures")
+def check_share(
+    manifest: Manifest, refused: Mapping[int, str], max_share: float
+) -> None:
+    """Raises UserError if more than this share of the manifest is refused."""
+    if len(refused) > max_share * len(manifest.files):
+        which = f"more than {100 * max_share:g}% of the pictures"
+        mend = "delete their rows, or allow more with config.data.max_undecodable"
+        _fail(manifest, refused, refused, which, mend)
 
 
 def check_split(manifest: Manifest, refused: Mapping[int, str], split: str) -> None:
-    """Raises UserError if they are all pictures of a split."""
+    """Raises UserError if all pictures of a split are refused."""
     rows = [row for row, of in enumerate(manifest.splits) if of == split]
     if all(row in refused for row in rows):
         _fail(manifest, refused, rows, f"all pictures of {split}")
 
 
 def check_classes(manifest: Manifest, refused: Mapping[int, str]) -> None:
-    """Raises UserError if a class that is left in val or test has none left in train.
+    """Raises UserError if a class left in val or test has no picture left in train.
 
-    `read_manifest` saw to the classes before any picture was opened.
+    `read_manifest` checked the classes before any picture was opened.
     """
     good = np.ones(len(manifest.files), bool)
     good[list(refused)] = False

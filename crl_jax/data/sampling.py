@@ -1,4 +1,4 @@
-"""Which training example comes when: each once an epoch, or drawn by its class."""
+"""Which training example comes when: each once per epoch, or drawn by its class."""
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -21,7 +21,7 @@ def shuffled(positions: tf.Tensor, size: int, seed: int) -> tf.Tensor:
     """
     epochs = positions // size
     run = tf.fill(tf.shape(epochs), tf.cast(seed, tf.int64))
-    # tf.random.experimental.index_shuffle takes one seed alone (2.21), its op many.
+    # tf.random.experimental.index_shuffle takes only one seed (2.21), its op many.
     return tf.raw_ops.RandomIndexShuffle(
         index=positions % size,
         seed=tf.stack([run, epochs, tf.zeros_like(epochs)], axis=1),
@@ -31,7 +31,7 @@ def shuffled(positions: tf.Tensor, size: int, seed: int) -> tf.Tensor:
 
 
 def reach_of_draws(source: Source, config: ConfigDict) -> np.ndarray | None:
-    """Returns up to which number in 0-1 a draw means each example; None if uniform."""
+    """Returns where each example's interval of draws in 0-1 ends; None if uniform."""
     if config.data.sampling == "uniform":
         return None
     labels = read_labels(source, config.data.train_split)[config.data.sampling_task]
@@ -52,7 +52,7 @@ def shares(labels: np.ndarray, sampling: str) -> np.ndarray:
       sampling: a key of `EXPONENTS`.
 
     Returns:
-      `[N]`, above 0, of sum 1.
+      `[N]`, above 0, with sum 1.
     """
     result = np.full(len(labels), 1 / len(labels))
     labelled = labels >= 0

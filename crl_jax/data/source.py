@@ -34,9 +34,9 @@ class Source:
       kinds: of each task, with its class names in the order of the labels.
       image: name of the feature that holds the picture.
       labels: `{task: name of the feature that holds its label}`.
-      file: name of the feature that holds what a picture is called; None: it is called
-        by its number.
-      identity: a name that other pictures, labels or sizes change.
+      file: name of the feature that holds a picture's name; None: its number is its
+        name.
+      identity: a name that changes if the pictures, labels or sizes do.
       manifest: the list that it is made from, if there is one.
     """
 
@@ -50,17 +50,17 @@ class Source:
 
     @property
     def classes(self) -> dict[str, tuple[str, ...]]:
-        """`{task: class names}`, of a regression none."""
+        """`{task: class names}`, which are empty for a regression."""
         return class_names(self.kinds)
 
     @property
     def widths(self) -> dict[str, int]:
-        """Number of outputs a task, `{task: K}`."""
+        """Number of outputs per task, `{task: K}`."""
         return widths(self.kinds)
 
     @property
     def splits(self) -> splits.Splits:
-        """What splits there are; before the preparation a manifest alone knows some."""
+        """Which splits there are; before preparation only a manifest can tell."""
         known = self.builder.info.splits
         if known or self.manifest is None:
             return known
@@ -70,10 +70,10 @@ class Source:
         }
 
     def prepared(self, beam_options: Any = None) -> "Source":
-        """Returns the same data, with its shards written if they were not yet.
+        """Returns the same data, with its shards, written now if they were missing.
 
         Args:
-          beam_options: see `builder.write_shards`; of a manifest alone.
+          beam_options: see `builder.write_shards`; only for a manifest.
 
         Raises:
           UserError: a mistake in the data, or a folder that cannot be written.
@@ -87,7 +87,7 @@ class Source:
         except Exception as error:  # whatever the network or the data set's code raises
             about_a_file = getattr(
                 error, "filename", None
-            )  # not so if it is the network
+            )  # not so if the network failed
             mend = (
                 " Choose another folder with config.data.dir." if about_a_file else ""
             )
@@ -122,18 +122,18 @@ class Source:
             splits.check(name, self.splits)
 
     def overlap(self, config: ConfigDict) -> str:
-        """Returns a warning if prepared data would be tested on what is trained on."""
+        """Returns a warning if val or test of prepared data has pictures of train."""
         return splits.overlap(config, self.builder.info.splits)
 
     def check(self, config: ConfigDict) -> None:
-        """Raises UserError if what `config` says of the data cannot be done with it."""
+        """Raises UserError if the data does not allow what `config` asks of it."""
         data = config.data
         for name in filter(None, (data.train_split, data.val_split, data.test_split)):
             self.check_split(name)
         manifest, best_by = self.manifest, config.train.best_by
         if manifest is None or best_by not in manifest.tasks:
             return
-        # Which examples a part of a split has, only its shards know.
+        # Only the shards know which examples a part of a split has.
         whole = data.val_split in manifest.counts
         if whole and not manifest.labelled(data.val_split, best_by):
             raise UserError(
@@ -152,7 +152,7 @@ def find_source(config: ConfigDict, trained: Kinds | None = None) -> Source:
 
     Args:
       config: names the data.
-      trained: of a manifest that a network is evaluated on; see `read_manifest`.
+      trained: kinds of a network that is evaluated on a manifest; see `read_manifest`.
 
     Raises:
       UserError: the config names no data, or there is a mistake in what it names.
@@ -160,7 +160,12 @@ def find_source(config: ConfigDict, trained: Kinds | None = None) -> Source:
     data = config.data
     if data.manifest:
         builder = manifest_builder.find_shards(
-            data.manifest, data.dir or None, data.resize, config.tasks, trained
+            data.manifest,
+            data.dir or None,
+            data.resize,
+            config.tasks,
+            trained,
+            data.max_undecodable,
         )
         manifest = builder.builder_config.manifest
         size = f", at most {data.resize} px" if data.resize else ""

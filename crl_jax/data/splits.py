@@ -26,7 +26,7 @@ def check(name: str, splits: Splits) -> None:
 
 
 def overlap(config: ConfigDict, splits: Splits) -> str:
-    """Returns a warning where val or test has pictures of train; else ""."""
+    """Returns a warning if val or test has pictures of train, otherwise ""."""
     data = config.data
     train = _parts(data.train_split, splits)
     shared = [
@@ -44,7 +44,7 @@ def overlap(config: ConfigDict, splits: Splits) -> str:
 
 
 def _parts(name: str, splits: Splits) -> list[tuple[str, range]]:
-    """Returns the whole splits that a split string takes from, and which examples.
+    """Returns the whole splits behind a split string, and which examples it takes.
 
     Raises:
       KeyError, ValueError, AssertionError: there is no such split.

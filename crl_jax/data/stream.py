@@ -1,7 +1,7 @@
-"""The stream of batches with `tf.data`, a pure function of (seed, step).
+"""The stream of batches, made with `tf.data`: a pure function of (seed, step).
 
-What is shuffled is the numbers of the examples, by a permutation that needs no memory;
-so a run resumes at any step at once, and reads the same bits.
+What is shuffled is the numbers of the examples, by a permutation that needs no memory.
+A run can thus resume at any step at once, and reads the same bits.
 """
 
 import functools
@@ -29,13 +29,13 @@ def train_batches(
 ) -> Iterator[Batch]:
     """Yields this process's share of the training batches, without end.
 
-    With uniform sampling, each epoch is a permutation of all examples of its own, and a
+    With uniform sampling, each epoch is its own permutation of all examples, and a
     batch may end one epoch and begin the next. Otherwise each example is drawn anew.
 
     Args:
       source: the data.
       config: a checked config.
-      first_step: steps that were done before.
+      first_step: number of steps done before.
 
     Returns:
       An iterator over `{"image": [B, H, W, 3] uint8, "labels": {task: [B] or [B, K]},
@@ -68,7 +68,7 @@ def train_batches(
 def side_by_side(streams: Sequence[Iterator[Batch]]) -> Iterator[Batch]:
     """Returns the batches of several runs as one, with a first axis of runs.
 
-    One alone stays as it is.
+    A single stream stays as it is.
     """
     if len(streams) == 1:
         return streams[0]
@@ -115,9 +115,10 @@ def eval_batches(source: Source, config: ConfigDict, split: str) -> Iterable[Bat
 
 
 def _none_left_out(config: ConfigDict, split: str, count: int, decode: Any) -> LeftOut:
-    """Returns the count of what is left out, whose place the mean colour takes.
+    """Returns an empty `LeftOut`, which puts the mean colour in a picture's place.
 
-    Of a training split each process reads all examples in time, of others its share.
+    Each process eventually reads all examples of a training split, but only its share
+    of other splits.
     """
     colour = np.rint(255 * np.array(config.data.mean)).clip(0, 255).astype(np.uint8)
     size = config.data.image_size
@@ -147,12 +148,12 @@ class _Batches:
         numbers: Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]],
         left_out: LeftOut,
     ) -> None:
-        """Describes them.
+        """Describes the batches.
 
         Args:
           source: of the examples.
           records: where to read them.
-          steps: a batch each.
+          steps: one per batch.
           numbers: from a step to the numbers of its examples and their positions, both
             `[B]` int64.
           left_out: decodes them.
@@ -184,7 +185,7 @@ class _Batches:
 
     @functools.cached_property
     def _whole(self) -> tf.data.Dataset:
-        """All of them, kept: a small evaluation would spend most on tracing it anew."""
+        """All batches, kept: a small evaluation would spend most time tracing anew."""
         return self._dataset(self._steps.start)
 
     def _dataset(self, step: int) -> tf.data.Dataset:
@@ -241,7 +242,7 @@ class _Batches:
         }
 
     def _finds_undecodable(self, step: int) -> bool:
-        """Whether pictures of a step cannot be decoded that were not known before."""
+        """Whether a step has undecodable pictures that were not known before."""
         numbers, positions = self._numbers(tf.constant(step, tf.int64))
         records = self._records.read(numbers.numpy())
         found = [
@@ -255,7 +256,7 @@ class _Batches:
         return any(found)
 
     def _tell(self, step: int, batch: Batch) -> None:
-        """Tells of what could not be decoded, if anything."""
+        """Reports what could not be decoded, if anything."""
         nameless = np.flatnonzero(batch["file"] == b"")
         if not len(nameless):
             return

@@ -1,4 +1,4 @@
-"""A CSV's cells by column, and messages that name the rows in which one is wrong."""
+"""A CSV's cells by column, and messages that name the rows with a wrong cell."""
 
 import csv
 import io
@@ -70,7 +70,7 @@ def _parse(path: Path, content: bytes) -> tuple[list[tuple[str, ...]], list[int]
     try:
         for row in reader:
             if any(row):
-                # The garbage collector would look at lists again and again.
+                # A tuple: the garbage collector would look at lists again and again.
                 rows.append(tuple(row))
                 lines.append(line)
             line = reader.line_num + 1

@@ -1,4 +1,4 @@
-"""Pictures without labels, as the network sees those that it is evaluated on."""
+"""Pictures without labels, as the network would see them in evaluation."""
 
 import contextlib
 import functools
@@ -16,16 +16,16 @@ from crl_jax.data import Batch, ahead, pictures, preprocess
 from crl_jax.data.quiet import tf
 from crl_jax.errors import UserError
 
-# A file, what is in one, or `[rows, columns, 3]` uint8.
+# A file, its content, or `[rows, columns, 3]` uint8.
 Picture = str | Path | bytes | np.ndarray
 
 
 def find(paths: Iterable[Path]) -> list[Path]:
     """Returns the files among `paths`, and the pictures in the folders among them.
 
-    Folders are searched to the bottom, in the order of their names, for files with one
-    of `pictures.SUFFIXES`; files and folders whose name begins with a dot are left out.
-    Links to folders are followed, each folder once. A file that is named itself is
+    Folders are searched recursively, in the order of their names, for files with one of
+    `pictures.SUFFIXES`; files and folders whose name begins with a dot are left out.
+    Links to folders are followed, each folder once. A file that is itself in `paths` is
     always taken.
 
     Raises:
@@ -33,7 +33,7 @@ def find(paths: Iterable[Path]) -> list[Path]:
     """
     found: list[Path] = []
     for path in paths:
-        inside = _in_folder(path) if path.is_dir() else [path]
+        inside = _in_folder(path) if os.path.isdir(path) else [path]
         if not inside:
             raise UserError(
                 f"The folder {path} has no picture ({', '.join(pictures.SUFFIXES)})."
@@ -48,7 +48,7 @@ def _in_folder(folder: Path) -> list[Path]:
 
     found: list[Path] = []
     seen: set[tuple[int, int]] = set()  # device and inode of each folder
-    waiting = [folder]  # ... and the links to folders that are met
+    waiting = [folder]  # ... and the links to folders found on the way
     for start in waiting:
         for parent, folders, files in os.walk(start, onerror=refuse):
             status = os.stat(parent)
@@ -69,11 +69,11 @@ def check(picture: Any) -> Picture:
     """Returns one picture as `batches` takes it.
 
     Args:
-      picture: a path, the bytes of a file, or what NumPy makes `[rows, columns, 3]`
-        uint8 of, such as a Pillow image in RGB.
+      picture: a path, the bytes of a file, or what NumPy turns into
+        `[rows, columns, 3]` uint8, such as a Pillow image in RGB.
 
     Raises:
-      UserError: it is none of them.
+      UserError: it is none of these.
     """
     if isinstance(picture, (str, Path, bytes)):
         return picture
@@ -101,8 +101,8 @@ def batches(
       batch_size: B.
 
     Returns:
-      `{"image": [B, H, W, 3] uint8, "error": [B] bytes}`; where there is an error the
-      picture means nothing. The last batch is shorter.
+      `{"image": [B, H, W, 3] uint8, "error": [B] bytes}`; if there is an error, the
+      picture means nothing. The last batch may be shorter.
     """
     size = data.image_size
     decode = _decoder(size, data.eval_crop)
@@ -130,7 +130,7 @@ def batches(
 
 @functools.cache
 def _decoder(size: int, crop: float) -> Callable[[tf.Tensor], tf.Tensor]:
-    """Returns `preprocess.eval_image`, traced: that takes longer than many pictures."""
+    """Returns `preprocess.eval_image` traced, which takes longer than many pictures."""
     data = ConfigDict({"image_size": size, "eval_crop": crop})
     image = tf.function(lambda encoded: preprocess.eval_image(encoded, data))
     return image.get_concrete_function(tf.TensorSpec((), tf.string))

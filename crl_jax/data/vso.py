@@ -5,29 +5,31 @@ r"""Write the manifest of the Visual Sentiment Ontology (VSO) from its pictures.
 
 An adjective-noun pair (ANP) is a folder <adjective>_<noun>; a further _ belongs to the
 noun, unless --anps (written `ill-looking_man`) or --sentiment says where the adjective
-ends. Capitals make no difference to which ANP is meant, nor does _ or - or a blank.
+ends. Neither capitals nor the choice between _, - and a blank changes which ANP is
+meant.
 
---images may also be what img2dataset left of a URL list (docs/vso.md): the caption is
-the ANP then, and dropped are the URLs that failed as well.
+--images may also be what img2dataset made of a URL list (docs/vso.md): the caption is
+then the ANP, and the URLs that failed are dropped as well.
 
-The paper's rules choose the ANPs: enough images an ANP, then enough nouns an adjective,
-until nothing changes. --anps=FILE names the ANPs instead; then a rule holds only if its
-flag is given. (The published 553 ANPs have adjectives with one noun.)
+The paper's rules choose the ANPs: enough images per ANP, then enough nouns per
+adjective, until nothing changes. --anps=FILE names the ANPs instead; then a rule
+applies only if its flag is given. (The published 553 ANPs have adjectives with one
+noun.)
 
 vso.dropped.csv lists what is dropped, and why. Of files with the same content one
-stays, drawn by a hash of its name, even if they lie under two ANPs; what lies under
-three ANPs or more, as Flickr's placeholder does, shows none of them and is dropped.
-Only headers are read: pictures that are broken further on are found, and left out,
-when shards are written.
+stays, drawn by a hash of its name, even if they lie under two ANPs. Content under three
+ANPs or more, such as Flickr's placeholder, shows none of them and is dropped. Only
+headers are read: pictures that are broken further on are found, and left out, when
+shards are written.
 
 A hash of <anp>/<file name> puts one picture in five into test and the others into
-train, on every machine and whatever other pictures there are. Of a downloaded picture
-it is a hash of <anp>/<url>, whatever number img2dataset gives it: a picture keeps its
-split when the list grows. Only an ANP with none in train or none in test (a few
-pictures are all in one) has one of its pictures moved.
+train, on every machine and whatever other pictures there are. For a downloaded picture
+it is a hash of <anp>/<url>, whatever number img2dataset gives it, so a picture keeps
+its split when the list grows. Only if an ANP has no picture in train or none in test
+(a few pictures may all fall into one) is one of its pictures moved.
 
 --sentiment=3244ANPs.txt also writes vso.sentiment.csv (anp,sentiment). With
---sentiment_column the manifest has it, too, as a task that is to be trained with
+--sentiment_column the manifest has the sentiment, too, as a task to be trained with
 --config.tasks.sentiment.kind=regression.
 """
 
@@ -67,14 +69,14 @@ def make_manifest(
       min_nouns: of an adjective; None: the paper's 3, or 1 with `anps`.
       nouns_to_exclude: file of nouns.
       sentiment: `3244ANPs.txt`.
-      sentiment_column: whether the manifest has a column of it.
+      sentiment_column: whether the manifest has a column for the sentiment.
 
     Returns:
       The path of the manifest.
 
     Raises:
       UserError: a mistake in an argument or a file, a folder that cannot be read or
-        written, or too little that is left.
+        written, or too little left.
     """
     if min_images is None:
         min_images = 1 if anps else vso_rules.MIN_IMAGES
@@ -88,7 +90,7 @@ def make_manifest(
     listed = vso_names.read_anps(anps) if anps else {}
     excluded = vso_names.read_nouns(nouns_to_exclude) if nouns_to_exclude else {}
     sentiments = vso_names.read_sentiments(sentiment) if sentiment else {}
-    # What the sentiments say of where an adjective ends is certain.
+    # What the sentiments say about where an adjective ends is certain.
     known = listed | {fold(anp.name): anp for anp in sentiments}
     out = out or _beside(images)
     prefix = _prefix(images, out)
@@ -96,7 +98,7 @@ def make_manifest(
 
     try:
         folders, listed_files, left_out = _find(images, prefix, known)
-        # If it lies among the folders, an earlier run's output is one of the entries.
+        # An earlier run's output is one of the entries if it lies among the folders.
         own = {path.name for path in (out, *aside.values())}
         dropped = [each for each in left_out if each.path not in own]
         _check_folders(folders, listed, excluded, images)
@@ -138,7 +140,7 @@ def make_manifest(
 def _find(
     images: Path, prefix: str, known: Mapping[str, Anp]
 ) -> tuple[dict[str, Anp], dict[str, list[tuple[str, str]]], list[Dropped]]:
-    """Finds the ANPs' places, their files where a list has them, and other entries."""
+    """Finds the ANPs' places, their files if a list has them, and other entries."""
     if vso_urls.is_download(images):
         return vso_urls.find_pictures(images, prefix, known)
     folders, left_out = vso_pictures.find_folders(images, prefix, known)
@@ -150,7 +152,7 @@ def _beside(images: Path) -> Path:
 
 
 def _prefix(images: Path, out: Path) -> str:
-    """Returns the path of `images` from the folder of the manifest."""
+    """Returns the path of `images` relative to the folder of the manifest."""
     if not images.is_dir():
         raise UserError(f"--images={images}: there is no such folder.")
     if out.is_dir():
@@ -215,7 +217,7 @@ def _print(
 
     Args:
       found: ANPs that have a folder.
-      dropped: everything, in the order of the table's rows.
+      dropped: everything dropped, in the order of the table's rows.
       splits: `{kept ANP: splits of its pictures}`.
     """
     files: collections.Counter[str] = collections.Counter()
@@ -245,7 +247,7 @@ def _reason(dropped: Dropped) -> tuple[str, str]:
 
 
 def _write(path: Path, header: Sequence[str], rows: Iterable[tuple[str, ...]]) -> None:
-    """Writes a CSV, sorted; what is at `path` is always whole."""
+    """Writes a CSV, sorted; the file at `path` is always complete."""
     partial = path.with_name(f"{path.name}.partial")
     # What cannot be listed because it is not Unicode is escaped.
     with partial.open(

@@ -20,7 +20,7 @@ _MAX_SENTIMENT = 2.0
 
 
 class Anp(NamedTuple):
-    """An adjective-noun pair in small letters; a word may hold `_` and `-` itself."""
+    """An adjective-noun pair in lower case; a word may itself contain `_` and `-`."""
 
     adjective: str
     noun: str
@@ -34,7 +34,8 @@ class Anp(NamedTuple):
 def fold(text: str) -> str:
     """Returns what all spellings of a name have in common.
 
-    Capitals, ways to encode an accent, and `_`, `-` and blanks make no difference.
+    Capitals, the encoding of an accent, and the choice between `_`, `-` and blanks make
+    no difference.
     """
     return re.sub(r"[\s_-]+", "_", _small(text))
 
@@ -46,8 +47,9 @@ def _small(text: str) -> str:
 def parse_anp(text: str) -> Anp | None:
     """Returns the pair that `text` spells; None if it spells none.
 
-    A blank ends the adjective, or else the first `_` does: `ill_looking man` and
-    `beautiful_night_sky` are (ill_looking, man) and (beautiful, night_sky).
+    The adjective ends at the first blank, or at the first `_` if there is no blank:
+    `ill_looking man` and `beautiful_night_sky` are (ill_looking, man) and (beautiful,
+    night_sky).
     """
     words = _small(text).split()
     if len(words) > 1:
@@ -61,14 +63,15 @@ def parse_anp(text: str) -> Anp | None:
 def spelled(names: Iterable[str], known: Mapping[str, Anp]) -> dict[str, Anp]:
     """Returns `{folded name: ANP}` of the names that spell one, and of `known`.
 
-    Of several spellings of an ANP that of `known` counts, or else the first, sorted.
+    If an ANP has several spellings, the one in `known` counts, otherwise the first in
+    sorted order.
     """
     ordered = sorted(names, reverse=True)
     return {fold(n): anp for n in ordered if (anp := parse_anp(n))} | dict(known)
 
 
 def read_anps(path: str | os.PathLike[str]) -> dict[str, Anp]:
-    """Reads the file of --anps, one ANP a line.
+    """Reads the file of --anps, one ANP per line.
 
     A line may also be the path of an ANP's folder or of a picture in it, with slashes
     or backslashes, and numbers may follow. Blank lines are skipped, and so are comments
@@ -100,7 +103,7 @@ def read_anps(path: str | os.PathLike[str]) -> dict[str, Anp]:
 
 
 def read_nouns(path: str | os.PathLike[str]) -> dict[str, str]:
-    """Reads the file of --nouns_to_exclude, one noun a line.
+    """Reads the file of --nouns_to_exclude, one noun per line.
 
     Returns:
       `{folded noun: the noun as written}`.
@@ -161,7 +164,7 @@ def _not_sentiment(where: str) -> UserError:
 
 
 def _lines(flag: str, path: str | os.PathLike[str]) -> Iterator[tuple[int, str]]:
-    """Yields number and text of each line that holds more than a comment."""
+    """Yields the number and text of each line that holds more than a comment."""
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
     except OSError as error:

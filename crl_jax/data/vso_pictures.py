@@ -30,10 +30,10 @@ class Dropped(NamedTuple):
 
     Attributes:
       path: relative to the manifest's folder.
-      reason: one of a few.
+      reason: one of a few phrases.
       detail: what more there is to say, or empty.
       anp: of a folder.
-      files: number of files it stands for; 0 for a folder that nobody looked into.
+      files: number of files it stands for; 0 for a folder that was not looked into.
     """
 
     path: str
@@ -62,7 +62,7 @@ class Picture(NamedTuple):
 
     @property
     def lot(self) -> bytes:
-        """32 bytes drawn by its ANP and its URL, or else its file name.
+        """32 bytes drawn from its ANP and its URL, or its file name if it has no URL.
 
         A running number, such as img2dataset gives, is no name: it becomes another
         picture's when the list changes.
@@ -83,7 +83,7 @@ def find_folders(
     Args:
       images: the folder.
       prefix: its path relative to the manifest's folder.
-      known: `{folded name: ANP}` where the name alone may not tell.
+      known: `{folded name: ANP}`, since a name by itself may not tell the ANP.
 
     Returns:
       `{path: ANP}` of the folders named after one, sorted, the paths with a `/` at
@@ -117,7 +117,7 @@ def read_folders(
     Args:
       root: folder that paths are relative to.
       folders: `{place: ANP}`.
-      listed: `{place: [(path, URL)]}` of those that are no folders.
+      listed: `{place: [(path, URL)]}` of the places that are not folders.
 
     Raises:
       OSError: a folder cannot be read.
@@ -142,7 +142,7 @@ def read_folders(
 def in_threads(
     function: Callable[[Item], Result], items: Iterable[Item], what: str
 ) -> Iterator[Result]:
-    """Yields `function` of each item, in their order, and shows how far it is."""
+    """Yields `function` of each item, in order, and shows the progress."""
     items = list(items)
     with ThreadPoolExecutor() as pool, progress_bar(what, len(items)) as advance:
         for result in pool.map(function, items):
@@ -176,7 +176,7 @@ def _read_file(
 
 
 def suffix(name: str) -> str:
-    """Returns the end of a file name, in small letters: `.jpg`."""
+    """Returns the end of a file name, in lower case: `.jpg`."""
     return os.path.splitext(name)[1].lower()
 
 
@@ -190,10 +190,10 @@ def _problem_of_name(file: str) -> str:
 
 
 def _read_picture(path: str, size: int) -> bytes:
-    """Returns a hash of the size and the last bytes, once the header is right.
+    """Returns a hash of the size and the last bytes, once the header is checked.
 
     Raises:
-      Exception: of any kind, where Pillow finds no picture of a size we accept.
+      Exception: of any kind, if Pillow finds no picture of a size we accept.
     """
     with open(path, "rb") as file:
         with Image.open(file, formats=pictures.FORMATS) as image:
@@ -212,7 +212,7 @@ def _why(error: Exception) -> str:
 
 
 def copies(root: Path, found: Iterable[Picture]) -> list[list[Picture]]:
-    """Groups the pictures whose content another one has too, byte for byte.
+    """Groups the pictures that share their content with another, byte for byte.
 
     Only files whose size and last bytes agree are read whole.
 

@@ -6,8 +6,8 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from crl_jax.data.vso_names import Anp, fold
 from crl_jax.data.vso_pictures import Dropped, Picture
 
-MIN_IMAGES = 500  # an ANP
-MIN_NOUNS = 3  # an adjective
+MIN_IMAGES = 500  # per ANP
+MIN_NOUNS = 3  # per adjective
 
 _PLACEHOLDER_ANPS = 3
 _TEST_ONE_IN = 5
@@ -16,7 +16,7 @@ _TEST_ONE_IN = 5
 def choose_folders(
     folders: Mapping[str, Anp], listed: Collection[str], excluded: Collection[str]
 ) -> tuple[dict[str, Anp], list[Dropped]]:
-    """Drops folders for the names of their ANPs.
+    """Drops folders by the names of their ANPs.
 
     Args:
       folders: `{place: ANP}`, from `vso_pictures` or `vso_urls`.
@@ -51,7 +51,7 @@ def choose_pictures(
     Args:
       found: pictures, sorted by path.
       groups: of copies among them, from `vso_pictures.copies`.
-      folders: `{place: ANP}` of all.
+      folders: `{place: ANP}` of all places.
       min_images: see `apply_rules`.
       min_nouns: see `apply_rules`.
 
@@ -101,11 +101,11 @@ def apply_rules(
 ) -> dict[Anp, tuple[str, str]]:
     """Applies the rules to the ANPs until nothing changes.
 
-    A picture whose copies lie under two ANPs counts for one of them; for the other as
-    soon as that one is dropped.
+    A picture whose copies lie under two ANPs counts for one of them, and for the other
+    as soon as the first is dropped.
 
     Args:
-      sizes: pictures of each ANP, copies included.
+      sizes: number of pictures of each ANP, copies included.
       groups: of copies, from `vso_pictures.copies`.
       min_images: an ANP with fewer is dropped.
       min_nouns: an adjective with fewer is dropped, once all ANPs are large enough.
@@ -124,7 +124,7 @@ def apply_rules(
         distinct = {anp: sizes[anp] - lost[anp] for anp in kept}
         variety = {anp: nouns[anp.adjective] for anp in kept}
         for reason, least, count in (
-            # An ANP that is too small with its copies takes none from the others.
+            # An ANP that is too small even with its copies takes none from the others.
             (small, min_images, sizes),
             (small, min_images, distinct),
             (lonely, min_nouns, variety),
@@ -140,28 +140,28 @@ def apply_rules(
 def surplus(
     groups: Iterable[Sequence[Picture]], kept: Collection[Anp]
 ) -> Iterator[tuple[Picture, Picture]]:
-    """Yields each copy that is one too many among `kept`, and the one that stays.
+    """Yields each surplus copy among `kept`, and the one that stays.
 
-    The one that stays is drawn by lot: the first by name would take pictures only
-    from ANPs late in the alphabet.
+    The one that stays is drawn by lot: keeping the first by name would take pictures
+    only from ANPs late in the alphabet.
     """
     for group in groups:
         present = [picture for picture in group if picture.anp in kept]
-        # Not the first bytes of the lot, which decide on the split.
+        # Not the first bytes of the lot, which decide the split.
         present.sort(key=lambda picture: (picture.lot[8:], picture.file))
         yield from ((picture, present[0]) for picture in present[1:])
 
 
 def split(picture: Picture) -> str:
-    """Returns train or test, which depends on `picture.lot` alone."""
+    """Returns train or test, which depends only on `picture.lot`."""
     lot = int.from_bytes(picture.lot[:8], "big")
     return "train" if lot % _TEST_ONE_IN else "test"
 
 
 def splits(pictures: Sequence[Picture]) -> list[str]:
-    """Returns the splits of all pictures of one ANP, each of them used if possible."""
+    """Returns the splits of all pictures of one ANP, each split used if possible."""
     result = [split(picture) for picture in pictures]
-    for needed in ("test", "train"):  # of a single picture: train
+    for needed in ("test", "train"):  # a single picture goes to train
         if needed not in result:
             first = min(range(len(result)), key=lambda i: pictures[i].lot)
             result[first] = needed

@@ -1,4 +1,4 @@
-"""What img2dataset leaves of a URL list: numbered shards instead of an ANP's folders.
+"""What img2dataset makes of a URL list: numbered shards, not one folder per ANP.
 
 `00000/000000007.jpg` has its caption (the ANP) and its URL in `000000007.json` beside
 it. A URL that failed has no file: `00000.parquet`, which lists all URLs of the shard,
@@ -55,12 +55,12 @@ def find_pictures(
     Args:
       images: folder that img2dataset wrote.
       prefix: its path relative to the manifest's folder.
-      known: `{folded name: ANP}` where the caption alone may not tell.
+      known: `{folded name: ANP}`, since a caption by itself may not tell the ANP.
 
     Returns:
       `{place: ANP}`, sorted, where a place is named `images/* (happy_cat)`; `{place:
       [(path, URL)]}`; and what cannot be used. A URL that failed once and came another
-      time has not failed.
+      time does not count as failed.
 
     Raises:
       OSError: a folder or a file cannot be read.
@@ -159,7 +159,7 @@ def _read_side(path: Path, side: str, picture: str) -> _Row | Dropped:
 
 def _failures(images: Path, folder: str) -> Iterator[_Row | Dropped]:
     """Yields the URLs of a shard that were not downloaded."""
-    # A part of TFDS. Nobody with folders needs to wait for it.
+    # Comes with TFDS. Those who have folders need not wait for its import.
     from pyarrow import ArrowException, parquet
 
     path = images / f"{posixpath.basename(folder)}.parquet"
@@ -169,7 +169,7 @@ def _failures(images: Path, folder: str) -> Iterator[_Row | Dropped]:
     try:
         with parquet.ParquetFile(path) as file:
             rows = file.read(columns=columns).to_pylist()
-    except (ArrowException, OSError):  # it has no end before the shard has
+    except (ArrowException, OSError):  # the file is complete only once its shard is
         detail = "run img2dataset again"
         yield Dropped(f"{folder}.parquet", "shard not finished", detail, files=0)
         return

@@ -107,7 +107,7 @@ def build(predictor: Predictor, title: str) -> gr.Blocks:
                     height=280,
                     elem_id="picture",
                 )
-                # Gradio would open the upload itself, and fail for a broken one.
+                # Gradio would open the upload itself, and fail on a broken one.
                 picture.preprocess = _path  # type: ignore[method-assign, assignment]
                 switch = gr.Radio(
                     [_ON, _OFF],
@@ -123,7 +123,7 @@ def build(predictor: Predictor, title: str) -> gr.Blocks:
             for task in tasks:
                 with gr.Column(min_width=200):
                     labels.append(gr.Label(label=task))
-                    # Gradio would say the first label, also where none is likely.
+                    # Gradio would name the first label even if none is likely.
                     labels[-1].postprocess = _as_it_is  # type: ignore[method-assign, assignment]
                     looks.append(
                         gr.Image(
@@ -148,7 +148,7 @@ def spotlight(image: np.ndarray, cam: np.ndarray) -> np.ndarray:
       cam: `[H', W']`, 0 to 1.
 
     Returns:
-      `[rows, columns, 3]` uint8, about as large as fits beside others.
+      `[rows, columns, 3]` uint8, about as large as fits beside the others.
     """
     how = Image.Resampling.NEAREST if len(image) <= 64 else Image.Resampling.BICUBIC
     enlarged = np.asarray(Image.fromarray(image).resize((_SIDE, _SIDE), how))
@@ -164,7 +164,7 @@ def _path(upload: ImageData | None) -> str | None:
 
 
 def _bars(shown: Prediction, task: str) -> LabelData:
-    """Returns what a task says, and its labels with their probabilities if it has."""
+    """Returns a task's answer, and its labels with probabilities if it has any."""
     headline = shown.kinds[task].headline(shown.probabilities[task])
     bars = [LabelConfidence(label=n, confidence=p) for n, p in shown.top(task)]
     return LabelData(label=headline, confidences=bars or None)

@@ -27,11 +27,11 @@ def files(trained: Trained, workdir: Path, what: dict[str, str]) -> dict[str, An
       trained: the network.
       workdir: the run's folder, for its name, the accuracies that it ended with, and
         which labels occur together.
-      what: `format`, and `data_name` and `data_license` as the user said them.
+      what: `format`, and `data_name` and `data_license` as the user gave them.
 
     Raises:
-      UserError: a file in the run's folder is damaged; or it is to be a Space, and a
-        package that one needs is not installed.
+      UserError: a file in the run's folder is damaged; or the export is to be a Space,
+        and a package that a Space needs is not installed.
     """
     kinds, data = trained.run.kinds, trained.run.config.data
     description = {
@@ -53,7 +53,7 @@ def files(trained: Trained, workdir: Path, what: dict[str, str]) -> dict[str, An
     }
     if data.resize:
         preprocessor["largest_shorter_side_before_crop"] = data.resize
-    run_files.read_combinations(workdir, categorical_classes(kinds))  # it is whole
+    run_files.read_combinations(workdir, categorical_classes(kinds))  # fails if damaged
     result = _result(workdir, trained.step)
     if what["format"] == "space":
         metadata = space.settings(_title(workdir, what), _tags(trained))
@@ -74,7 +74,7 @@ def files(trained: Trained, workdir: Path, what: dict[str, str]) -> dict[str, An
 def write(
     contents: dict[str, Any], workdir: Path, folder: Path, what: dict[str, str]
 ) -> None:
-    """Writes all that belongs to a network but the network.
+    """Writes all that belongs to a network except the network itself.
 
     Args:
       contents: from `files`.
@@ -106,7 +106,7 @@ def _tags(trained: Trained) -> list[str]:
 
 
 def _result(workdir: Path, step: int) -> Result | None:
-    """Returns what the run ended with; None if it has not, or with another step."""
+    """Returns what the run ended with; None if it has not ended, or at another step."""
     if not workdir_lib.is_done(workdir):
         return None
     split, step_of_result, result = run_files.read_result(workdir)
@@ -116,7 +116,7 @@ def _result(workdir: Path, step: int) -> Result | None:
 def _metadata(
     trained: Trained, result: Result | None, what: dict[str, str]
 ) -> dict[str, Any]:
-    """Returns what the Hub wants to know of a model."""
+    """Returns what the Hub wants to know about a model."""
     name = model_card.name(trained, what)
     fields: dict[str, Any] = {
         "library_name": "crl_jax",

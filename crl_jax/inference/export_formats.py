@@ -1,9 +1,9 @@
 """A trained network in the formats of other tools.
 
-Each but the arrays alone takes pictures `[B, H, W, 3]` uint8 named `image`, B free and
-H = W = `config.data.image_size`, normalises them itself, and returns the probabilities
-of each task, `[B, K]` float32, under the task's name; of a regression its numbers,
-`[B]`.
+Each format except the bare arrays takes pictures `[B, H, W, 3]` uint8 named `image`,
+with any B and H = W = `config.data.image_size`, normalises them itself, and returns the
+probabilities of each task, `[B, K]` float32, under the task's name; for a regression
+its numbers, `[B]`.
 """
 
 import functools
@@ -42,7 +42,7 @@ def _answer(trained: Trained, backend: str) -> Answer:
 
 
 def _answer_anywhere(trained: Trained) -> Answer:
-    """Returns a program of both, of which the platform takes its own."""
+    """Returns a program that holds both versions; each platform runs its own."""
     on_cpu, elsewhere = _answer(trained, "cpu"), _answer(trained, "any")
     return lambda variables, image: lax.platform_dependent(
         variables, image, cpu=on_cpu, default=elsewhere
@@ -80,7 +80,7 @@ def write_onnx(trained: Trained, folder: Path) -> None:
         answer = function(image)
         return tuple(answer[task] for task in tasks)
 
-    # It warns of its own choices of types, which change nothing here.
+    # jax2onnx warns about its own choices of types, which change nothing here.
     notes, level = logging.getLogger("onnx_ir"), logging.getLogger("onnx_ir").level
     notes.setLevel(logging.ERROR)
     try:
@@ -104,7 +104,7 @@ def write_saved_model(trained: Trained, folder: Path) -> None:
     Raises:
       UserError: this TensorFlow is too old for the programs of this JAX.
     """
-    # First, since jax2tf imports TensorFlow aloud.
+    # First, since jax2tf would import TensorFlow with all its messages.
     from crl_jax.data.quiet import no_stderr, tf
 
     from jax.experimental import jax2tf  # isort: skip

@@ -1,4 +1,4 @@
-"""A network as `model.safetensors` with `config.json`: written, and read again."""
+"""A network as `model.safetensors` with `config.json`: written, and read back."""
 
 import json
 from collections.abc import Mapping
@@ -23,10 +23,10 @@ _ARRAYS = "model.safetensors"
 
 
 def write_arrays(trained: Trained, folder: Path) -> None:
-    """Writes `model.safetensors`, the arrays alone.
+    """Writes `model.safetensors`, the arrays only.
 
-    Each lies under its path, such as `params/res5b/conv1/kernel`; what is branched has
-    a leading axis T.
+    Each is stored under its path, such as `params/res5b/conv1/kernel`; those of
+    branched layers have a leading axis T.
 
     Raises:
       UserError: safetensors is not installed.
@@ -46,7 +46,7 @@ def description(trained: Trained) -> dict[str, Any]:
     kinds = trained.run.kinds
     return {
         "step": trained.step,
-        # In the order of the branches; a tool may sort what has names.
+        # In the order of the branches; a tool may sort the keys of an object.
         "tasks": list(kinds),
         "labels": {task: kind.known for task, kind in kinds.items()},
         "crl_jax": json.loads(config.to_json()),

@@ -23,16 +23,17 @@ def grad_cam(
 
     A task's head is linear in the mean over places. So the gradient of a logit with
     respect to the features is the label's column of the head at every place, and
-    equation 2 of the paper is that column times the features, without what is negative.
+    equation 2 of the paper is that column times the features, with negative values set
+    to 0.
 
     Args:
-      network: whose last unit is looked at.
-      variables: of it.
+      network: the one whose last unit is looked at.
+      variables: of the network.
       images: `[B, H, W, 3]` uint8.
       labels: `{task: [B]}`, what to look for.
 
     Returns:
-      `{task: [B, H', W']}`, 0 to 1, the largest of each picture 1 unless all are 0.
+      `{task: [B, H', W']}`, 0 to 1; the largest of each picture is 1 unless all are 0.
     """
     features = _last_features(network, variables, images)
     maps = {}
@@ -47,7 +48,7 @@ def grad_cam(
 
 
 def _last_features(network: MultitaskResNet, variables: Any, images: Array) -> Array:
-    """Returns what goes into the heads, `[T, B, H', W', C]`, or shared without T."""
+    """Returns what goes into the heads, `[T, B, H', W', C]`; if shared, without T."""
     kept: list[Array] = []
 
     def keep(method: Any, arguments: Any, named: Any, where: InterceptorContext) -> Any:

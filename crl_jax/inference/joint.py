@@ -18,7 +18,7 @@ from crl_jax.terminal import console, percent, print_table
 
 WEIGHTS = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0)  # that a head may have
 
-_SCORES = 2**22  # that are in memory at a time, one a picture and combination
+_SCORES = 2**22  # that are in memory at a time, one per picture and combination
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,12 +26,13 @@ class JointRule:
     """Scores the combinations of labels that occur among training pictures.
 
     A combination's score is the sum over tasks of weight times the log-probability of
-    its label. Where the tasks form a product, such as adjective x noun = pair, all
-    heads so have a say in the pair. With weights of 1 the scores are logits of the
-    combinations, if the tasks are independent given the picture but for what exists.
+    its label. If the tasks form a product, such as adjective x noun = pair, all heads
+    thus have a say in the pair. With weights of 1 the scores are logits of the
+    combinations, if the tasks are independent given the picture, except for which
+    combinations exist.
 
     Attributes:
-      combinations: `[N, T]`, a label a task.
+      combinations: `[N, T]`, one label per task.
       weights: `{task: weight}`, of the T tasks in that order.
     """
 
@@ -79,7 +80,7 @@ def choose_rule(
 
     Args:
       combinations: `[N, T]`.
-      probabilities: `{task: [B, K]}`, of pictures that were not trained with.
+      probabilities: `{task: [B, K]}`, of pictures that were not trained on.
       labels: `{task: [B]}`; pictures that lack one, -1, do not count.
     """
     table = np.stack([labels[task] for task in probabilities], axis=1)
@@ -104,7 +105,7 @@ class Judged:
     """How often a task is right.
 
     Attributes:
-      alone: top-1 of its own head; for all tasks, of all of them.
+      alone: top-1 of its own head; for all tasks together, of all heads.
       together: top-1 of its label in the joint answer.
     """
 
@@ -123,17 +124,19 @@ def choose_weights(
 
     Args:
       workdir: the run's folder.
-      split: to be right on; see `evaluation.prepare`, as for the next ones.
-      batch_size: at a time.
+      split: the one that the table is for; see `evaluation.prepare`, as for the rest.
+      batch_size: pictures at a time.
       manifest: where it is now.
       data_dir: where the shards are now.
 
     Returns:
-      How often each categorical task, and `metrics.JOINT`, all of them, is right.
+      How often each categorical task is right, and all of them at once
+      (`metrics.JOINT`).
 
     Raises:
-      UserError: as `evaluation.prepare` says; or there are no two categorical tasks, no
-        training picture with all labels, or no validation split that has one.
+      UserError: see `evaluation.prepare`; or there are fewer than two categorical
+        tasks, no training picture has all labels, or there is no validation split with
+        such a picture.
     """
     devices.check_alone("The joint answer is chosen")
     workdir = Path(workdir)
@@ -182,7 +185,7 @@ def _answers(
     labels: dict[str, list[np.ndarray]] = {task: [] for task in tasks}
 
     def take(batch: Batch, logits: dict[str, jax.Array]) -> None:
-        pictures = np.array([bool(file) for file in batch["file"]])  # none pads
+        pictures = np.array([bool(file) for file in batch["file"]])  # without padding
         for task in tasks:
             answer = np.asarray(jax.nn.softmax(logits[task]))
             probabilities[task].append(answer[pictures])
@@ -200,7 +203,7 @@ def _judge(
     probabilities: Mapping[str, np.ndarray],
     labels: Mapping[str, np.ndarray],
 ) -> dict[str, Judged]:
-    known = np.stack(list(labels.values()), axis=1)  # [B, T], as the next two
+    known = np.stack(list(labels.values()), axis=1)  # [B, T], like the next two
     heads = np.stack([p.argmax(axis=1) for p in probabilities.values()], axis=1)
     together, _ = rule.answers(probabilities)
 

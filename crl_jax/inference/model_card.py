@@ -158,12 +158,14 @@ def _outputs(kinds: Kinds) -> str:
         if isinstance(kind, Multilabel):
             text += f" Those of `{task}` are each label's own, and need not sum to one."
         if isinstance(kind, Regression):
-            text += f" `{task}` is a number a picture, `[B]`, in its labels' own unit."
+            text += (
+                f" `{task}` is one number per picture, `[B]`, in its labels' own unit."
+            )
     return text
 
 
 def _accuracies(result: Result | None, kinds: Kinds) -> str:
-    """Returns a table a kind, of the first two measures of each."""
+    """Returns one table per kind, of its first two measures."""
     if result is None:
         return "Not known: the training had not ended with this checkpoint."
     split, measured = result
@@ -193,5 +195,5 @@ def _cell(text: str) -> str:
 
 
 def line(text: str) -> str:
-    """Returns a text in one line."""
+    """Returns a text on one line."""
     return " ".join(text.split())

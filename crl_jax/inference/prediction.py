@@ -1,4 +1,4 @@
-"""What a trained network says of pictures, for all tasks and for all at once."""
+"""What a trained network says about pictures, for each task and for all at once."""
 
 import dataclasses
 import math
@@ -28,8 +28,8 @@ class Joint:
     Attributes:
       labels: `{task: label}`.
       probability: the softmax of the combinations' scores (see `JointRule`). With the
-        weights of 1 that it begins with this is the probability of the combination if
-        the tasks, given the picture, are independent but for what combinations exist.
+        initial weights of 1, this is the probability of the combination if the tasks,
+        given the picture, are independent except for which combinations exist.
     """
 
     labels: Mapping[str, str]
@@ -38,15 +38,15 @@ class Joint:
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """What is predicted of one picture.
+    """What is predicted for one picture.
 
     Attributes:
       file: its name; empty if it has none.
       kinds: what each task is.
-      probabilities: `{task: [K] float32}`, and of a regression its number, `[]`; empty
+      probabilities: `{task: [K] float32}`, and for a regression its number, `[]`; empty
         if the picture was refused.
-      joint: of all categorical tasks; None for fewer than two of them, or where no
-        training picture has all their labels.
+      joint: of all categorical tasks; None if there are fewer than two of them, or if
+        no training picture has all their labels.
       error: why the picture was refused, if it was.
     """
 
@@ -58,13 +58,14 @@ class Prediction:
 
     @property
     def classes(self) -> Mapping[str, Sequence[str]]:
-        """`{task: class names}`, of a regression none."""
+        """`{task: class names}`, none for a regression."""
         return class_names(self.kinds)
 
     def top(self, task: str, count: int = 5) -> Ranked:
         """Returns the `count` most probable labels of a task, the best first.
 
-        Those of a multilabel task may all be probable, or none. A regression has none.
+        Those of a multilabel task may all be probable, or none. A regression has no
+        labels to return.
         """
         return self.kinds[task].ranked(self.probabilities[task], count)
 
@@ -72,7 +73,7 @@ class Prediction:
         """Returns the number that a regression predicts, in its labels' own unit.
 
         Raises:
-          TypeError: the task is none.
+          TypeError: the task is not a regression.
         """
         return float(self.probabilities[task])
 
@@ -99,7 +100,7 @@ def load(directory: str | os.PathLike[str]) -> "Predictor":
 
 
 class Predictor:
-    """A trained network that answers for pictures; `load` makes it.
+    """A trained network that predicts the labels of pictures; `load` makes it.
 
     Attributes:
       trained: the network, and what it was trained on.
@@ -109,10 +110,10 @@ class Predictor:
         self.trained, self._rule = trained, rule
 
     def without_cross_residuals(self) -> "Predictor":
-        """Returns the same network, its variables as they are, where nothing crosses.
+        """Returns the same network, its variables as they are, but nothing crosses.
 
-        It was not trained so: this shows what its cross-residuals carry, and not how
-        good a plain multitask network would be.
+        It was not trained this way: this shows what its cross-residuals carry, and not
+        how good a plain multitask network would be.
         """
         network = self.trained.network.clone(cross_init=0.0, cross_learned=False)
         trained = dataclasses.replace(self.trained, network=network)
@@ -125,19 +126,19 @@ class Predictor:
 
     @property
     def classes(self) -> Mapping[str, Sequence[str]]:
-        """`{task: class names}`, of a regression none."""
+        """`{task: class names}`, none for a regression."""
         return self.trained.run.classes
 
     def __call__(self, images: Any, batch_size: int | None = None) -> list[Prediction]:
-        """Returns a prediction a picture, in their order.
+        """Returns one prediction per picture, in their order.
 
         Args:
           images: one picture or a list of them; see `unlabelled.check`. `[B, rows,
-            columns, 3]` uint8 is a list, too.
+            columns, 3]` uint8 counts as a list, too.
           batch_size: pictures at a time; None: as in training.
 
         Raises:
-          UserError: something among the images is no picture at all. A file that
+          UserError: something among the images is not a picture at all. A file that
             cannot be decoded is refused in its prediction instead.
         """
         if isinstance(images, (list, tuple)):
@@ -175,15 +176,15 @@ class Predictor:
     def probabilities(
         self, images: np.ndarray, batch_size: int = 0
     ) -> dict[str, np.ndarray]:
-        """Returns the probabilities of pictures that are cut already.
+        """Returns the probabilities of pictures that are already cut.
 
         Args:
           images: `[B, H, W, 3]` uint8, H = W = `config.data.image_size`.
-          batch_size: to which they are filled up, so that the network is not compiled
-            for another one; rounded up to a multiple of the devices.
+          batch_size: the size that they are padded to, so that the network is not
+            compiled for another one; rounded up to a multiple of the devices.
 
         Returns:
-          `{task: [B, K] float32}`, and of a regression its numbers, `[B]`.
+          `{task: [B, K] float32}`, and for a regression its numbers, `[B]`.
         """
         trained, count = self.trained, len(images)
         parts = trained.mesh.shape[DATA_AXIS]

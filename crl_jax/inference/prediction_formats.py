@@ -15,7 +15,10 @@ from crl_jax.terminal import PlainConsole
 def write_table(
     predictions: Iterable[Prediction], kinds: Kinds, top: int, out: TextIO
 ) -> None:
-    """Prints a block a picture: a column a task, a line a rank, the joint answer."""
+    """Prints one block per picture.
+
+    Each has a column per task with a line per rank, and the joint answer.
+    """
     console = PlainConsole(out)
     console.print("Labels, each after its probability in percent")
     for prediction in predictions:
@@ -41,7 +44,7 @@ def write_table(
 def write_json(
     predictions: Iterable[Prediction], kinds: Kinds, top: int, out: TextIO
 ) -> None:
-    """Writes a list of objects, one a picture; see `as_object`."""
+    """Writes a list of objects, one per picture; see `as_object`."""
     before = "[\n"
     for prediction in predictions:
         out.write(before + _json(as_object(prediction, top)))
@@ -52,19 +55,19 @@ def write_json(
 def write_jsonl(
     predictions: Iterable[Prediction], kinds: Kinds, top: int, out: TextIO
 ) -> None:
-    """Writes a line a picture; see `as_object`."""
+    """Writes one line per picture; see `as_object`."""
     for prediction in predictions:
         out.write(_json(as_object(prediction, top)) + "\n")
         out.flush()
 
 
 def as_object(prediction: Prediction, top: int) -> dict[str, Any]:
-    """Returns what JSON says of a picture.
+    """Returns what JSON says about a picture.
 
     `{"file": ..., "tasks": {task: [{"label": ..., "probability": ...}, ...]}, "joint":
-    {"labels": {task: label}, "probability": ...}}`, where a regression has its number
-    instead of a list, and `joint` only if there is one; of a refused picture `{"file":
-    ..., "error": ...}`.
+    {"labels": {task: label}, "probability": ...}}`. A regression has its number instead
+    of a list, and `joint` is there only if there is a joint answer. For a refused
+    picture it is `{"file": ..., "error": ...}`.
     """
     if prediction.error is not None:
         return {"file": prediction.file, "error": prediction.error}
@@ -86,11 +89,11 @@ def _json(content: object) -> str:
 def write_csv(
     predictions: Iterable[Prediction], kinds: Kinds, top: int, out: TextIO
 ) -> None:
-    """Writes a row a picture.
+    """Writes one row per picture.
 
-    Its columns are `file`, `error`, then for each task and rank `<task>_1` and
+    The columns are `file`, `error`, then for each task and rank `<task>_1` and
     `<task>_1_probability`, or for a regression `<task>`, then `joint_<task>` for each
-    categorical task, `joint_probability`.
+    categorical task, and `joint_probability`.
     """
     columns = ["file", "error"]
     for task, kind in kinds.items():

@@ -58,9 +58,9 @@ demo.serve(
 def write(folder: Path, title: str) -> None:
     """Writes what starts the page: `app.py`, `requirements.txt` and this package.
 
-    A Space installs its requirements before it has the other files, so that a wheel
-    among these could not be one of them: the package lies there as it is. The others
-    are asked for in the versions that are installed here.
+    A Space installs its requirements before it has the other files, so a wheel among
+    these could not be a requirement: this package is copied there as it is. The other
+    packages are required in the versions that are installed here.
 
     Args:
       folder: that the network was exported to.
@@ -85,13 +85,13 @@ def write(folder: Path, title: str) -> None:
 def check(folder: Path) -> None:
     """Raises UserError unless `folder` can become a Space.
 
-    It must have no `crl_jax` that no earlier export put there, and all that a Space
-    needs must be installed here.
+    It must have no `crl_jax` except one that an earlier export put there, and all that
+    a Space needs must be installed here.
     """
     _requirements()
     package = Path(crl_jax.__file__).parent
     there = folder / package.name
-    # A clone has no app.py; the Space that this is part of has one.
+    # A clone has no app.py; the Space that this package is part of has one.
     if there.exists() and (not (folder / "app.py").exists() or there.samefile(package)):
         raise UserError(
             f"--out={folder} has a {package.name} that is not of an earlier export, "

@@ -1,8 +1,8 @@
 """What a task can be: categorical, multilabel or a regression.
 
-A kind knows all that differs between them: the outputs of its head, its loss, its
-measures, which labels are missing, and what its outputs say. Whatever trains, evaluates
-or reports asks the kind of each task, `{task: Kind}`.
+A kind defines all that differs between them: the outputs of its head, its loss, its
+measures, which labels are missing, and what its outputs mean. Whatever trains,
+evaluates or reports asks the kind of each task, `{task: Kind}`.
 """
 
 from collections.abc import Mapping
@@ -33,7 +33,7 @@ __all__ = [
     "widths",
 ]
 
-Kinds = Mapping[str, Kind]  # of each task, in their order
+Kinds = Mapping[str, Kind]  # by task, in the tasks' order
 
 KINDS: dict[str, type[Kind]] = {
     of.name: of for of in (Categorical, Multilabel, Regression)
@@ -41,7 +41,7 @@ KINDS: dict[str, type[Kind]] = {
 
 
 def class_of(config: ConfigDict, task: str) -> type[Kind]:
-    """Returns which kind a checked config says that a task is."""
+    """Returns the kind that a checked config gives a task."""
     return KINDS[config.tasks.get(task, default_task()).kind]
 
 
@@ -53,7 +53,7 @@ def from_known(config: ConfigDict, known: Mapping[str, Any]) -> dict[str, Kind]:
       known: `{task: its Kind.known}`, as in a run's `classes.json`.
 
     Raises:
-      TypeError, ValueError, KeyError: what is known is of another kind.
+      TypeError, ValueError, KeyError: what is known belongs to another kind.
     """
     return {
         task: class_of(config, task).of(config.tasks.get(task, default_task()), of_task)
@@ -72,7 +72,7 @@ def losses_of(
     labels: Mapping[str, jax.Array],
     label_smoothing: float,
 ) -> dict[str, jax.Array]:
-    """Returns `{task: [B]}`, the losses of each example, from `Kind.loss`."""
+    """Returns `{task: [B]}`, the loss of each example, from `Kind.loss`."""
     return {
         task: kind.loss(logits[task], labels[task], label_smoothing)
         for task, kind in kinds.items()
@@ -80,7 +80,7 @@ def losses_of(
 
 
 def class_names(kinds: Kinds) -> dict[str, tuple[str, ...]]:
-    """Returns `{task: class names}`, of a regression none."""
+    """Returns `{task: class names}`; a regression has none."""
     return {task: kind.names for task, kind in kinds.items()}
 
 

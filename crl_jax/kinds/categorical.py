@@ -17,7 +17,7 @@ TOP = 5
 
 @dataclass(frozen=True)
 class Categorical(Kind):
-    """One of K classes; a label is a number from 0 to K - 1, int32, or -1."""
+    """One of K classes; a label is an int32 from 0 to K - 1, or -1 if missing."""
 
     names: tuple[str, ...]
 
@@ -88,9 +88,9 @@ class Categorical(Kind):
         return jax.nn.softmax(logits)
 
     def means(self, sums: Mapping[str, Any], count: float) -> dict[str, float]:
-        """Returns top-1 and top-5, and the mean over classes that occur of their top-1.
+        """Returns top-1, top-5 and the mean top-1 of the classes that occur.
 
-        There is no top-5 of five classes or fewer.
+        There is no top-5 for five classes or fewer.
         """
         occurs = sums["class_count"] > 0
         by_class = sums["class_top1"][occurs] / sums["class_count"][occurs]
@@ -116,8 +116,8 @@ class Categorical(Kind):
 def _rank_of_label(logits: Array, labels: Array) -> Array:
     """Returns how many classes come before the true one, `[B]`.
 
-    Of equal logits the first comes first, as in argmax, so that a network that says
-    nothing is not right about everything.
+    Of equal logits the first comes first, as in argmax, so that a network whose logits
+    are all equal is not right about everything.
     """
     index = jnp.maximum(labels, 0)[:, None]
     own = jnp.take_along_axis(logits, index, axis=-1)

@@ -20,7 +20,7 @@ class Measure:
       name: in files, such as `top1`.
       title: in tables and drawings.
       is_share: whether it is between 0 and 1, and shown in percent.
-      higher_is_better: or lower.
+      higher_is_better: if not, lower is.
     """
 
     name: str
@@ -29,9 +29,9 @@ class Measure:
     higher_is_better: bool = True
 
     def text(self, value: float) -> str:
-        """Returns a value for people, a share in percent, a dash where there is none.
+        """Returns a value for people: a share in percent, a dash if there is none.
 
-        Others keep four significant digits.
+        Values that are not shares keep four significant digits.
         """
         if value != value:
             return "–"
@@ -39,14 +39,14 @@ class Measure:
 
 
 class Kind(ABC):
-    """A kind of task with what is known of this task's labels.
+    """A kind of task, with what is known about one task's labels.
 
     Attributes:
       name: in the config.
-      measures: what it is judged by, the first of them first of all.
+      measures: what it is judged by, the most important first.
       title: of the table of these measures.
       goodness_title: what `goodness` is.
-      names: its K class names; none of a regression.
+      names: its K class names; a regression has none.
       missing: what a missing label holds.
       judged_whole: whether some measures need all examples of a split at once.
     """
@@ -73,7 +73,7 @@ class Kind(ABC):
     @property
     @abstractmethod
     def known(self) -> Any:
-        """What the data tell of this task's labels, for JSON."""
+        """What the data say about this task's labels, for JSON."""
 
     @property
     def width(self) -> int:
@@ -102,10 +102,13 @@ class Kind(ABC):
 
     @abstractmethod
     def random_labels(self, rng: np.random.Generator, count: int) -> np.ndarray:
-        """Returns labels of `count` examples, to measure with."""
+        """Returns random labels for `count` examples, for measurements."""
 
     def class_counts(self, labels: np.ndarray) -> np.ndarray:
-        """Returns how many of N examples are of each class, `[K]`; of none, `[0]`."""
+        """Returns how many of N examples are of each class, `[K]`.
+
+        It is `[0]` if the kind has no classes.
+        """
         del labels
         return np.zeros(0, np.int64)
 
@@ -124,7 +127,7 @@ class Kind(ABC):
 
     @abstractmethod
     def label_text(self, label: Any) -> str:
-        """Returns the label of one example as it stands in a list; empty: missing."""
+        """Returns one example's label as written in a list; empty if missing."""
 
     # Training and evaluation, on the devices.
 
@@ -135,38 +138,38 @@ class Kind(ABC):
         Args:
           logits: `[B, K]`.
           labels: of B examples.
-          label_smoothing: share of a label that all classes get.
+          label_smoothing: share of a label that is spread over all classes.
         """
 
     def is_right(self, logits: Array, labels: Array) -> Array | None:
-        """Returns which examples are right, `[B]` bool; None where that is no matter.
+        """Returns which examples are right, `[B]` bool; None if that does not apply.
 
-        All tasks are right at once if those are for which it matters.
+        All tasks count as right at once if all those that it applies to are right.
         """
         del logits, labels
         return None
 
     @abstractmethod
     def sums(self, logits: Array, labels: Array) -> dict[str, Array]:
-        """Returns what adds up over batches to the measures, of one batch."""
+        """Returns the sums of one batch; added up over batches, they give `means`."""
 
     @abstractmethod
     def zeros(self) -> dict[str, Array]:
-        """Returns the sums of no example."""
+        """Returns the sums of no examples."""
 
     @abstractmethod
     def answer(self, logits: Array) -> Array:
-        """Returns what the outputs say: probabilities `[B, K]`, or values `[B]`."""
+        """Returns what the outputs mean: probabilities `[B, K]`, or values `[B]`."""
 
     # Measures, on the host.
 
     @abstractmethod
     def means(self, sums: Mapping[str, Any], count: float) -> dict[str, float]:
-        """Returns the measures, of which NaN stands for those that do not exist.
+        """Returns the measures, with NaN for those that do not exist.
 
         Args:
           sums: from `sums`, added up.
-          count: of labelled examples; NaN if there is none.
+          count: number of labelled examples; NaN if there are none.
         """
 
     def of_whole(self, logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
@@ -174,16 +177,16 @@ class Kind(ABC):
 
         Args:
           logits: `[N, K]`.
-          labels: of N examples, the missing ones among them.
+          labels: of N examples, missing ones included.
         """
         del logits, labels
         return {}
 
     def goodness(self, values: Mapping[str, float]) -> float:
-        """Returns by what a checkpoint is chosen: at most 1, higher is better."""
+        """Returns what a checkpoint is chosen by: at most 1, higher is better."""
         return values[self.measures[0].name]
 
-    # What is told of one picture; the argument is its part of what `answer` returns.
+    # What is said about one picture; the argument is its part of what `answer` returns.
 
     def ranked(self, answer: np.ndarray, count: int) -> list[tuple[str, float]]:
         """Returns the `count` most probable classes, the best first."""
@@ -195,11 +198,11 @@ class Kind(ABC):
         return self.said(answer)
 
     def headline(self, answer: np.ndarray) -> str:
-        """Returns what is predicted, above its probabilities if it has some."""
+        """Returns what is predicted, to stand above its probabilities if it has any."""
         return self.brief(answer)
 
     def lines(self, answer: np.ndarray, count: int) -> list[str]:
-        """Returns a line each for the `count` most probable classes, or for what is."""
+        """Returns lines for the `count` most probable classes, or one for a number."""
         ranked = self.ranked(answer, count)
         return [f"{100 * probability:5.1f} {label}" for label, probability in ranked]
 
@@ -221,7 +224,7 @@ class Kind(ABC):
         return [text for label, p in ranked for text in (label, f"{p:.6f}")]
 
     def probability_text(self, answer: np.ndarray) -> str:
-        """Returns the probability of what `said` says; empty if there is none."""
+        """Returns the probability of what `said` returns; empty if there is none."""
         del answer
         return ""
 

@@ -1,4 +1,4 @@
-"""Tasks whose pictures have any number of K classes, each or none."""
+"""Tasks whose pictures have any number of K classes each, from none to all."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,12 +13,12 @@ from crl_jax import losses
 from crl_jax.kinds.kind import Array, Kind, Measure
 
 SEPARATOR = ";"  # between the classes of a picture, in lists
-NONE = "-"  # none of them, which is something else than a missing label
+NONE = "-"  # none of them, which is not the same as a missing label
 
 
 @dataclass(frozen=True)
 class Multilabel(Kind):
-    """Any of K classes; a label is `[K]` int8 of 0 and 1, or all -1."""
+    """Any of K classes; a label is `[K]` int8 of 0 and 1, or all -1 if missing."""
 
     names: tuple[str, ...]
 
@@ -91,10 +91,10 @@ class Multilabel(Kind):
         return {"map": float(np.mean(occurs)) if len(occurs) else np.nan}
 
     def average_precisions(self, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-        """Returns the average precision of each class, `[K]`, NaN if none has it.
+        """Returns the average precision of each class, `[K]`; NaN if no example has it.
 
         It is the sum over thresholds of precision times the gain in recall, without
-        interpolation, as scikit-learn has it.
+        interpolation, as in scikit-learn.
 
         Args:
           logits: `[N, K]`, or anything that rises with them.

@@ -1,4 +1,4 @@
-"""Tasks whose pictures have a number each."""
+"""Tasks whose pictures have one number each."""
 
 import math
 from collections.abc import Mapping
@@ -15,10 +15,10 @@ from crl_jax.kinds.kind import Array, Kind, Measure
 
 @dataclass(frozen=True)
 class Regression(Kind):
-    """A number; a label is a float32, or NaN.
+    """A number; a label is a float32, or NaN if missing.
 
     The one output of the head is in standard deviations from the mean of the training
-    labels; what is told of it is in the labels' own unit.
+    labels; what is reported of it is in the labels' own unit.
 
     Attributes:
       mean: of the training labels.
@@ -49,8 +49,8 @@ class Regression(Kind):
     def of_numbers(cls, settings: ConfigDict, numbers: np.ndarray) -> "Regression":
         """Returns the kind of a task with these training labels, `[N]`, N above 0."""
         numbers = np.asarray(numbers, np.float64)
-        # The deviation of equal numbers need not be 0 in floating point, nor that of
-        # very small ones above it.
+        # In floating point, the deviation of equal numbers need not be 0, and that of
+        # very small numbers need not be above 0.
         std = float(np.std(numbers)) if np.ptp(numbers) > 0 else 0.0
         std = std or 1.0
         return cls(float(np.mean(numbers)), std, settings.loss)
@@ -91,14 +91,14 @@ class Regression(Kind):
         }
 
     def label_text(self, label: Any) -> str:
-        """Returns the shortest text that means this float32; empty: missing."""
+        """Returns the shortest text that means this float32; empty if missing."""
         if label != label:
             return ""
-        # NumPy finds the digits, Python writes most numbers without an exponent.
+        # NumPy finds the digits; Python writes most numbers without an exponent.
         return str(float(str(np.float32(label)))).removesuffix(".0")
 
     def loss(self, logits: Array, labels: Array, label_smoothing: float = 0.0) -> Array:
-        """Returns the loss of what is predicted; no class gets a share of a number."""
+        """Returns the loss of what is predicted; numbers have no label smoothing."""
         return losses.OF_NUMBERS[self.loss_name](
             logits[:, 0], self._standardised(labels)
         )
@@ -154,7 +154,7 @@ class Regression(Kind):
 
 
 def _correlation(a: np.ndarray, b: np.ndarray) -> float:
-    """Returns Pearson's correlation of two `[N]`; NaN where one does not vary."""
+    """Returns Pearson's correlation of two `[N]`; NaN if one does not vary."""
     if len(a) < 2 or not np.isfinite(a).all() or not np.ptp(a) or not np.ptp(b):
         return float("nan")
     return float(np.corrcoef(a, b)[0, 1])

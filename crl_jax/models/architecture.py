@@ -9,7 +9,7 @@ from crl_jax.models import units
 
 Unit = type[units.BasicUnit] | type[units.BottleneckUnit]
 
-# Depth: kind of unit, and how many a stage (He et al. 2015, table 1). 12 is a tiny one.
+# Depth: kind of unit, and units per stage (He et al. 2015, table 1). 12 is a tiny one.
 ARCHITECTURES: dict[int, tuple[Unit, tuple[int, int, int, int]]] = {
     12: (units.BasicUnit, (1, 1, 1, 2)),
     18: (units.BasicUnit, (2, 2, 2, 2)),
@@ -19,15 +19,15 @@ ARCHITECTURES: dict[int, tuple[Unit, tuple[int, int, int, int]]] = {
     152: (units.BottleneckUnit, (3, 8, 36, 3)),
 }
 
-# Parts of a network below its heads; the names of units begin with theirs.
+# Parts of a network below its heads; a unit's name begins with its stage's.
 STAGES = ("stem", "res2", "res3", "res4", "res5")
 
 
 def unit_names(stage_sizes: tuple[int, ...]) -> list[list[str]]:
-    """Returns the units' names a stage, `[["res2a", "res2b"], ["res3a", ...], ...]`.
+    """Returns the unit names per stage, `[["res2a", "res2b"], ["res3a", ...], ...]`.
 
-    Stages of up to six units are lettered; longer ones count, `res4a, res4b1, res4b2`,
-    as in the original release of ResNet-101 and ResNet-152.
+    Units are lettered in stages of up to six, and numbered in longer ones,
+    `res4a, res4b1, res4b2`, as in the original release of ResNet-101 and ResNet-152.
     """
     names = []
     for stage, size in enumerate(stage_sizes, start=2):
@@ -54,7 +54,7 @@ def frozen_layers(depth: int, frozen: str) -> frozenset[str]:
 
 
 def has_cross_weights(model: ConfigDict, tasks: int) -> bool:
-    """Whether there are tasks, and weights between them, that something may cross by.
+    """Whether there are several tasks, and weights by which something may cross.
 
     Args:
       model: `config.model` of a checked config.
@@ -78,7 +78,7 @@ def crosses(model: ConfigDict, tasks: int) -> bool:
 
 
 def split_layers(tree: Any, layers: frozenset[str]) -> tuple[Any, Any]:
-    """Returns those layers of a tree of parameters that are in `layers`, and others."""
+    """Returns the layers of a parameter tree that are in `layers`, and the others."""
     own = {layer: leaves for layer, leaves in tree.items() if layer in layers}
     return own, {layer: leaves for layer, leaves in tree.items() if layer not in own}
 

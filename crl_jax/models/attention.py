@@ -11,15 +11,15 @@ from crl_jax.models import layers, units
 
 Array = jax.Array
 
-_REDUCTION = 4  # channels between a mask's two convolutions are so many times fewer
+_REDUCTION = 4  # times fewer channels between a mask's two convolutions
 
 
 class StageAttention(nn.Module):
     """What each task attends to at the end of a stage (Liu, Johns and Davison 2019).
 
-    `y[t] = m[t](a) * x`, elementwise, where x is what the stage gives and the mask
-    m[t] lies between 0 and 1 (equations 1 and 2). Its input a is what the stage's first
-    unit gives and, beside it, what task t attended to a stage before, brought to this
+    `y[t] = m[t](a) * x`, elementwise, where x is the stage's output and the mask m[t]
+    lies between 0 and 1 (equations 1 and 2). Its input a is the output of the stage's
+    first unit and, beside it, what task t attended to one stage before, brought to this
     stage's size by a convolution that the tasks share.
 
     Attributes:
@@ -37,8 +37,8 @@ class StageAttention(nn.Module):
         """Returns what each task attends to, `[T, B, H, W, C]`.
 
         Args:
-          early: `[B, H, W, C]`, of the stage's first unit.
-          x: `[B, H, W, C]`, of its last.
+          early: `[B, H, W, C]`, output of the stage's first unit.
+          x: `[B, H, W, C]`, output of its last unit.
           before: `[T, B, 2 H, 2 W, C']`, from the stage before; None: there is none.
         """
         mask = units.over_tasks(_Mask, self.tasks)

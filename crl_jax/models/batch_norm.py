@@ -14,9 +14,9 @@ Array = jax.Array
 
 
 class BatchNorm(nn.Module):
-    """Batch normalisation of what a convolution gives, Ioffe and Szegedy 2015.
+    """Batch normalisation of a convolution's output (Ioffe and Szegedy 2015).
 
-    Mean, variance, scale and bias are first folded to one factor and one summand a
+    Mean, variance, scale and bias are first folded into one factor and one summand per
     channel, so that the pictures are read once. Statistics and arithmetic are float32.
 
     Attributes:
@@ -62,7 +62,7 @@ class BatchNorm(nn.Module):
 
 
 def batch_statistics(x: Array, axis_name: str | None) -> tuple[Array, Array]:
-    """Returns mean and variance of the channels of `x`, `[C]` each, float32.
+    """Returns the mean and variance of the channels of `x`, `[C]` each, float32.
 
     Args:
       x: `[B, H, W, C]`.
@@ -88,7 +88,7 @@ def normalise(
     """Normalises `x` with its own batch statistics.
 
     The derivative with respect to x includes what x does through the statistics (Ioffe
-    and Szegedy 2015, section 3); hence that with respect to the statistics is zero.
+    and Szegedy 2015, section 3); hence the one with respect to the statistics is zero.
 
     Args:
       axis_name: mapped axis that the statistics were averaged over; None: not at all.
@@ -124,7 +124,7 @@ def _normalise_backward(
     bias_bar = jnp.sum(y_bar, axis=(0, 1, 2))
     scale_bar = (jnp.sum(y_bar * x, axis=(0, 1, 2)) - mean * bias_bar) * inverse_std
 
-    # Over devices x acts through the mean of their statistics; scale and bias do not.
+    # Over devices, x acts through the mean of their statistics; scale and bias do not.
     bias_mean, scale_mean = bias_bar, scale_bar
     if axis_name is not None:
         bias_mean, scale_mean = lax.pmean((bias_bar, scale_bar), axis_name)

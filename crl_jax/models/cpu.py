@@ -1,4 +1,4 @@
-"""Layers as XLA runs them fast on a CPU; `layers` chooses between these and XLA's own.
+"""Layers in forms that XLA runs fast on a CPU; `layers` chooses these or XLA's own.
 
 Each computes what XLA's own does. docs/benchmarks.md has the measurements.
 """
@@ -41,8 +41,8 @@ matmul.defvjp(_matmul_forward, _matmul_backward)
 def _weight_gradient(x: Array, y_bar: Array) -> Array:
     """Returns the gradient `[C, C_out]` of a weight between `x` and `y_bar`.
 
-    XLA copies the first factor transposed. If x is much the wider one, less is copied
-    by exchanging the factors and transposing the product.
+    XLA makes a transposed copy of the first factor. If x is much wider than `y_bar`,
+    exchanging the factors and transposing the product copies less.
     """
     x, y_bar = (v.reshape(-1, v.shape[-1]) for v in (x, y_bar))
     over_rows = (((0,), (0,)), ((), ()))
@@ -54,7 +54,7 @@ def _weight_gradient(x: Array, y_bar: Array) -> Array:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def convolve_patches(x: Array, kernel: Array, stride: int) -> Array:
-    """Convolves as one matrix product of all patches: fast where pictures are small.
+    """Convolves as one matrix product of all patches: fast for small pictures.
 
     XLA's convolution is up to a hundred times slower than this on pictures smaller than
     the kernel (2x2: 2 as against 100 GFLOP/s on two cores).
@@ -81,7 +81,8 @@ def _convolve_patches_backward(
     stride: int, kept: tuple[Array, Array], y_bar: Array
 ) -> tuple[Array, Array]:
     x, kernel = kept
-    # Patches are cut again: they are as large as x times the kernel's rows and columns.
+    # Patches are cut again, not kept: they are as large as x times the kernel's rows
+    # and columns.
     patches_of = functools.partial(_patches, size=kernel.shape[:2], stride=stride)
     kernel_bar = _weight_gradient(patches_of(x), y_bar).reshape(kernel.shape)
     patches_bar = jnp.dot(y_bar, kernel.reshape(-1, kernel.shape[-1]).T)
@@ -94,10 +95,10 @@ convolve_patches.defvjp(_convolve_patches_forward, _convolve_patches_backward)
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def convolve_with_stride(x: Array, kernel: Array, stride: int) -> Array:
-    """Convolves as XLA does; the kernel's gradient is one matrix product a row of it.
+    """Convolves as XLA does; the kernel's gradient is a matrix product per kernel row.
 
     XLA's own gradient of a strided kernel runs at half the speed of a matrix product,
-    and that of the stem's kernel on one core alone.
+    and for the stem's kernel on only one core.
 
     Args:
       x: `[B, H, W, C]`.

@@ -16,11 +16,11 @@ class CrossResidual(nn.Module):
 
     `y[t] = sum over j of W[t, j] s[j]`, where `W[t, t]` is the identity and `s[j]` is
     the shortcut of task j, after its projection if it has one. The paper says neither
-    what kind of W to use nor how large; both are settings.
+    what kind of W to use nor how large it should be; both are settings.
 
     Attributes:
       kind: what a cross weight from task j to task t is: "scalar", one number;
-        "channel", a number a channel; "conv", a 1x1 convolution.
+        "channel", one number per channel; "conv", a 1x1 convolution.
       start: value that every cross weight begins with (for "conv", times the identity).
       learned: whether the cross weights are parameters.
       task_axis: mapped axis that T is divided over; None: not at all. Only the sums
@@ -34,7 +34,7 @@ class CrossResidual(nn.Module):
 
     @nn.compact
     def __call__(self, shortcuts: Array) -> Array:
-        """Mixes `shortcuts`, `[T, B, H, W, C]`, into one sum a target task."""
+        """Mixes `shortcuts`, `[T, B, H, W, C]`, into one sum per target task."""
         own, channels = shortcuts.shape[0], shortcuts.shape[-1]
         tasks = own if self.task_axis is None else own * lax.axis_size(self.task_axis)
         if tasks == 1 or (self.start == 0 and not self.learned):
@@ -44,7 +44,7 @@ class CrossResidual(nn.Module):
         # digits than it adds.
         if self.task_axis is None:
             return shortcuts + mix(weight, shortcuts)
-        # From the source tasks of this device to all targets; then each target's sum
+        # This device sums over its source tasks for all targets; then each target's sum
         # goes to the device that has the task.
         first = lax.axis_index(self.task_axis) * own
         weight = lax.dynamic_slice_in_dim(weight, first, own, axis=1)
@@ -52,7 +52,7 @@ class CrossResidual(nn.Module):
         return shortcuts + lax.psum_scatter(sums, self.task_axis, tiled=True)
 
     def _weight(self, tasks: int, channels: int) -> Array:
-        """Returns W without its diagonal: target, source, ...
+        """Returns W without its diagonal, with axes target, source, ...
 
         It is `[T, T]`, `[T, T, C]` or `[T, T, C, C]`.
         """
@@ -76,8 +76,8 @@ def mix(weight: Array, x: Array) -> Array:
     """Returns a weighted sum over source tasks for each target task.
 
     Args:
-      weight: of targets and S sources: a number, `[T, S]`; a number a channel, `[T, S,
-        C]`; or a 1x1 convolution, `[T, S, C, C]`.
+      weight: of T targets and S sources: one number, `[T, S]`; one number per channel,
+        `[T, S, C]`; or a 1x1 convolution, `[T, S, C, C]`.
       x: `[S, B, H, W, C]`.
 
     Returns:
@@ -86,7 +86,7 @@ def mix(weight: Array, x: Array) -> Array:
     if weight.ndim == 4:
         return jnp.einsum("tjcd,jbhwc->tbhwd", weight, x)
     if not layers.on("cpu"):
-        # Fused with what comes before and after, and not in a product's fewer digits.
+        # Fused with what comes before and after, and without a product's fewer digits.
         factors = weight.reshape(*weight.shape[:2], 1, 1, 1, -1)
         return jnp.sum(factors * x[None], axis=1)
     if weight.ndim == 3:
@@ -99,8 +99,8 @@ def mix(weight: Array, x: Array) -> Array:
 def pair_sizes(weights: np.ndarray) -> np.ndarray:
     """Returns one number for each learned cross weight, `[T * (T - 1)]`.
 
-    That is the weight, the mean over channels, or a convolution's Frobenius norm over
-    the root of its channels, which is w for w times the identity.
+    It is the weight, the mean over channels, or a convolution's Frobenius norm divided
+    by the root of its number of channels, which is |w| for w times the identity.
 
     Args:
       weights: `[T * (T - 1)]`, `[T * (T - 1), C]` or `[T * (T - 1), C, C]`.

@@ -16,19 +16,19 @@ class Fusion(nn.Module):
     """Sums the outputs of the tasks' units with learned weights.
 
     `y[t] = sum over j of A[t, j] x[j]`. A begins as 0.9 for a task's own output, and
-    the rest is divided over the others, which both papers found to train well.
+    the rest is divided among the others, which both papers found to train well.
 
     Attributes:
-      kind: "cross_stitch", a number a channel (Misra et al. 2016, equation 1); "nddr",
-        a 1x1 convolution of all tasks' channels (Gao et al. 2019, equation 4), whose
-        batch norm is left out: the next unit's convolution is normalised anyway.
+      kind: "cross_stitch", one number per channel (Misra et al. 2016, equation 1);
+        "nddr", a 1x1 convolution of all tasks' channels (Gao et al. 2019, equation 4),
+        whose batch norm is left out: the next unit's convolution is normalised anyway.
     """
 
     kind: str
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        """Mixes `[T, B, H, W, C]`, of the same shape afterwards."""
+        """Mixes `[T, B, H, W, C]`, and keeps its shape."""
         tasks, channels = x.shape[0], x.shape[-1]
         if tasks == 1:
             return x

@@ -1,4 +1,4 @@
-"""Convolution as a GPU computes it fast."""
+"""Convolution in a form that a GPU computes fast."""
 
 import math
 
@@ -8,16 +8,17 @@ from jax import lax
 
 Array = jax.Array
 
-# Channels that its matrix units read at once.
+# Channels that a GPU's matrix units read at once.
 _CHANNELS = 8
 
 
 def convolve_blocks(x: Array, kernel: Array, stride: int) -> Array:
-    """Convolves pictures of few channels, with a stride, as blocks of many.
+    """Convolves pictures of few channels, with a stride, as blocks of many channels.
 
-    Each `stride x stride` pixels become one of more channels, and the kernel likewise
+    Each `stride x stride` pixels become one pixel of more channels, in the kernel too
     ("space to depth"): a 7x7 convolution of 3 channels and stride 2 is a 4x4 one of 12
-    channels and stride 1. Of 3 channels matrix units would read 5 more that are zero.
+    channels and stride 1. With 3 channels, matrix units would read 5 more that are
+    zero.
 
     Args:
       x: `[B, H, W, C]`; it is padded by half the kernel on every side.
@@ -48,12 +49,12 @@ def convolve_blocks(x: Array, kernel: Array, stride: int) -> Array:
 
 
 def _whole(pixels: int, size: int) -> int:
-    """Returns the pixels of as many whole blocks of a size as hold so many."""
+    """Returns `pixels` rounded up to whole blocks of a size."""
     return math.ceil(pixels / size) * size
 
 
 def _blocks(x: Array, size: int) -> Array:
-    """Returns `[B, size H, size W, C]` as `[B, H, W, size size C]` and zeros."""
+    """Returns `[B, size H, size W, C]` as `[B, H, W, size size C]` with zeros added."""
     b, h, w, c = x.shape
     x = x.reshape(b, h // size, size, w // size, size, c).transpose(0, 1, 3, 2, 4, 5)
     x = x.reshape(b, h // size, w // size, size * size * c)

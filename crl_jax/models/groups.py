@@ -1,4 +1,4 @@
-"""Computes pictures a few at a time: what a layer writes, the next finds in cache."""
+"""Computes pictures a few at a time: what a layer writes is in cache for the next."""
 
 import math
 from collections.abc import Callable
@@ -12,19 +12,19 @@ from crl_jax.models import layers
 Array = jax.Array
 Module = TypeVar("Module", bound=nn.Module)
 
-# Of the largest activations of a group. Most of what a unit computes is about as large,
-# and third-level caches have 16 to 32 MB.
+# Bytes of the largest activations of a group. Most of what a unit computes is about as
+# large, and third-level caches have 16 to 32 MB.
 _BYTES_IN_CACHE = 6.5e6
 
 
 def groups_in_cache(pictures: int, picture_bytes: int) -> int:
     """Returns the number of groups, equal in size, whose activations stay in cache.
 
-    It is 1 on a GPU, and where the number of pictures is not known yet.
+    It is 1 anywhere but on a CPU, and if the number of pictures is not known yet.
 
     Args:
       pictures: B.
-      picture_bytes: of the largest activations of a picture.
+      picture_bytes: bytes of the largest activations of one picture.
     """
     if not layers.on("cpu") or not isinstance(pictures, int):
         return 1
@@ -41,11 +41,11 @@ def in_groups(
     """Returns `function(module, images)`, computed one group of pictures at a time.
 
     Args:
-      function: of pictures that do not depend on each other; it may use, but not
+      function: in which pictures do not depend on each other; it may use, but not
         change, the variables of the module.
       module: bound to its variables.
       images: `[B, H, W, C]`.
-      groups: into which B is divided.
+      groups: how many B is divided into.
 
     Returns:
       `[B, H', W', C']`.

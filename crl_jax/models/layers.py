@@ -1,4 +1,4 @@
-"""Convolution, pooling and ReLU, as the units use them; here the backend counts."""
+"""Convolution, pooling and ReLU, as the units use them; here the backend matters."""
 
 import contextlib
 import contextvars
@@ -23,27 +23,28 @@ Tree = TypeVar("Tree")
 he_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 # Largest output, in pixels, that a CPU convolves as one matrix product of patches; and
-# fewest channels, and tiles of a batch, for which Winograd's algorithm pays there (in
-# float32; it would lose digits of bfloat16).
+# fewest channels, and fewest tiles of a batch, for which Winograd's algorithm pays on a
+# CPU (in float32; it would lose digits of bfloat16).
 _SMALL, _WIDE, _TILES = 64, 64, 64
 
-# Most channels of pictures that a GPU convolves as blocks of pixels.
+# Most channels that pictures may have for a GPU to convolve them as blocks of pixels.
 _FEW = 4
 
 
-# What layers are traced for; None: for where they will run.
+# The backend that layers are traced for; None: the one that they will run on.
 _backend = contextvars.ContextVar[str | None]("backend", default=None)
 
 
 @contextlib.contextmanager
 def traced_for(backend: str) -> Iterator[None]:
-    """Traces layers in the block for a backend; the numbers are equal.
+    """Traces layers in the block for a backend; the numbers are equal up to rounding.
 
-    For what is counted, or runs elsewhere.
+    For what is counted, or runs elsewhere. Winograd's algorithm and folded batch norm
+    round differently.
 
     Args:
-      backend: "cpu", "gpu" or "tpu", as is fastest there; or "any", as XLA's own
-        operations.
+      backend: "cpu", "gpu" or "tpu", in the forms that are fastest on it; or "any", as
+        XLA's own operations.
     """
     token = _backend.set(backend)
     try:
@@ -57,14 +58,14 @@ def on(*backends: str) -> bool:
     return (_backend.get() or jax.default_backend()) in backends
 
 
-# What XLA must be told for programs that hold a network.
+# Options that XLA needs for programs that contain a network.
 CompilerOptions = dict[str, bool | int | str]
 
 
 def options_to_train() -> CompilerOptions:
     """Returns the options of programs with a backward pass.
 
-    XLA for CPUs takes optimisation barriers away before it looks for what is computed
+    XLA for CPUs removes optimisation barriers before it looks for what is computed
     twice; it would then keep what `nn.remat` means to compute again.
     """
     return {"xla_disable_hlo_passes": "cse_barrier_expander"} if on("cpu") else {}
@@ -76,15 +77,16 @@ def options_to_run_once() -> CompilerOptions:
 
 
 def update_if(condition: Array, update: Callable[[Tree], Tree], old: Tree) -> Tree:
-    """Returns `update(old)` where a condition holds, else `old`.
+    """Returns `update(old)` if a condition holds, otherwise `old`.
 
-    On a CPU as a branch, in which XLA writes over the old arrays; chosen element by
-    element, it would keep copies of them. A GPU would wait at a branch for its host.
+    On a CPU this is a branch, in which XLA writes over the old arrays; to choose
+    element by element, it would keep copies of them. A GPU would wait at a branch for
+    its host.
 
     Args:
       condition: `[]` bool.
       update: gives arrays of the same shapes and dtypes.
-      old: what it is given.
+      old: what `update` is given.
     """
     if on("cpu"):
         return lax.cond(condition, update, lambda kept: kept, old)
@@ -125,8 +127,8 @@ def convolve(x: Array, kernel: Array, stride: int, as_product: bool = True) -> A
 def _is_product(size: int, stride: int) -> bool:
     """Returns whether a convolution is computed as one matrix product.
 
-    XLA for CPUs runs that much faster. On GPUs it crashes when it compiles the gradient
-    of a product of every other pixel (openxla/xla issue 47381).
+    XLA for CPUs runs the product much faster. On GPUs it crashes when it compiles the
+    gradient of a product of every other pixel (openxla/xla issue 47381).
     """
     return size == 1 and (stride == 1 or on("cpu"))
 
@@ -137,7 +139,7 @@ def _suits_winograd(x: Array, kernel: Array) -> bool:
         kernel.shape[:2] == (3, 3)
         and min(kernel.shape[2:]) >= _WIDE
         and x.dtype == jnp.float32
-        # Exported for any number of pictures, B is not known.
+        # In an export for any number of pictures, B is not known.
         and (not isinstance(tiles, int) or tiles >= _TILES)
     )
 
@@ -158,7 +160,7 @@ def max_pool(x: Array, size: int, stride: int) -> Array:
 
 
 def means_of_powers(x: Array) -> tuple[Array, Array]:
-    """Returns the means of the channels of x, and those of their squares, `[C]` each.
+    """Returns the means of the channels of x and of x squared, `[C]` each.
 
     Args:
       x: `[B, H, W, C]`, float32.
@@ -166,8 +168,8 @@ def means_of_powers(x: Array) -> tuple[Array, Array]:
     others = tuple(range(x.ndim - 1))
     if not on("gpu"):
         return jnp.mean(x, others), jnp.mean(x * x, others)
-    # A GPU would read the output of a matrix product twice. CPUs have fast kernels for
-    # single sums alone, and TPUs fuse each with the product.
+    # A GPU would read the output of a matrix product twice. CPUs have fast kernels only
+    # for single sums, and TPUs fuse each sum with the product.
     zeros = (jnp.zeros((), x.dtype),) * 2
     add = functools.partial(jax.tree.map, jnp.add)
     sums = lax.reduce((x, x * x), zeros, add, others)
@@ -180,8 +182,8 @@ def _task_convolve(stride: int) -> Callable[[Array, Array], Array]:
     """Returns `convolve` with its own rule for a `vmap` over tasks.
 
     JAX would batch a convolution over its kernels into a grouped convolution, which is
-    several times slower than the same convolutions one by one. Reverse mode works under
-    `vmap` alone, so shared units use the plain `convolve`.
+    several times slower than the same convolutions one by one. Reverse mode works only
+    under `vmap`, so shared units use the plain `convolve`.
     """
 
     @jax.custom_batching.custom_vmap
@@ -193,7 +195,7 @@ def _task_convolve(stride: int) -> Callable[[Array, Array], Array]:
         axis_size: int, in_batched: list[bool], x: Array, kernel: Array
     ) -> tuple[Array, bool]:
         def split(v: Array, batched: bool) -> list[Array]:
-            # The gradient of a split is a concatenation, that of v[t] a padded sum.
+            # A split's gradient is a concatenation, that of v[t] is a padded sum.
             return list(jnp.unstack(v)) if batched else [v] * axis_size
 
         inputs = zip(split(x, in_batched[0]), split(kernel, in_batched[1]), strict=True)
@@ -203,7 +205,7 @@ def _task_convolve(stride: int) -> Callable[[Array, Array], Array]:
 
 
 def scale_and_shift(x: Array, factor: Array, summand: Array) -> Array:
-    """Returns `x * factor + summand`, of the dtype of x.
+    """Returns `x * factor + summand` in the dtype of x.
 
     Args:
       x: `[B, H, W, C]`.
@@ -219,10 +221,10 @@ def channels(v: Array) -> Array:
 
 
 def convolve_scaled(conv: "Conv", x: Array, factor: Array, summand: Array) -> Array:
-    """Returns `conv(x) * factor + summand`, of the dtype of `conv(x)`.
+    """Returns `conv(x) * factor + summand` in the dtype of `conv(x)`.
 
-    A GPU has the factor in the kernel, so that cuDNN's convolution can add the summand
-    and the shortcut, and take the ReLU, before it writes its output.
+    On a GPU the factor is in the kernel, so that cuDNN's convolution can add the
+    summand and the shortcut, and apply the ReLU, before it writes its output.
 
     Args:
       conv: a convolution.
@@ -246,7 +248,7 @@ def relu(x: Array, shared: bool = False) -> Array:
     Args:
       x: of any shape.
       shared: whether several layers read the result. XLA for CPUs and GPUs would
-        compute it for each of them again, from all that it is computed from.
+        otherwise compute it again for each of them, from all that it depends on.
     """
     y = jnp.maximum(x, 0)
     return lax.optimization_barrier(y) if shared and on("cpu", "gpu") else y
@@ -286,7 +288,7 @@ class Conv(nn.Module):
         """Convolves `x`, `[B, H, W, C]`.
 
         Args:
-          x: of the dtype that the layer before gives.
+          x: in the dtype that the layer before gives.
           scale: `[features]`, float32, that the output is multiplied by; see
             `convolve_scaled`.
         """
@@ -298,6 +300,6 @@ class Conv(nn.Module):
         # Products of all tasks are one product with T as its batch dimension.
         if self.in_branch and not _is_product(self.size, self.stride):
             return _task_convolve(self.stride)(x, kernel)
-        # With a product XLA would not fuse what is added next.
+        # XLA would not fuse a product with what is added next.
         alone = scale is None or self.in_branch
         return convolve(x, kernel, self.stride, as_product=alone)

@@ -1,11 +1,11 @@
 """`MultitaskResNet`: the paper's networks and baselines, from two settings.
 
-| name                | `branch_from` | cross weight |
-|---------------------|---------------|--------------|
-| S, a network a task | `stem`        | 0            |
-| M, multitask        | `res5b`       | 0            |
-| X, cross-residual   | `res5b`       | 0.1          |
-| heads only          | `head`        | -            |
+| name                    | `branch_from` | cross weight |
+|-------------------------|---------------|--------------|
+| S, one network per task | `stem`        | 0            |
+| M, multitask            | `res5b`       | 0            |
+| X, cross-residual       | `res5b`       | 0.1          |
+| heads only              | `head`        | -            |
 
 The baselines cross-stitch and NDDR are M with a `Fusion` after each branched unit; MTAN
 is heads only, with a `StageAttention` after each stage.
@@ -36,17 +36,17 @@ from crl_jax.models.groups import groups_in_cache, in_groups
 
 Array = jax.Array
 
-# The mapped axes over which a batch, and the task axis, are divided over devices.
+# The mapped axes along which a batch, and the task axis, are divided over devices.
 DATA_AXIS = "data"
 TASK_AXIS = "task"
 
-# Stages from the first that can be computed a few pictures at a time: their activations
-# are large and their kernels small.
+# How many stages, from the first on, can be computed a few pictures at a time: their
+# activations are large and their kernels small.
 _EARLY = 2
 
 
 class MultitaskResNet(nn.Module):
-    """A residual network whose layers from `branch_from` on exist once a task.
+    """A residual network whose layers from `branch_from` on exist once per task.
 
     A layer's parameters lie under its name, those of a branched layer with a leading
     axis T. Learned cross weights are at `<unit>_cross/weight`, heads at `head/<task>`.
@@ -56,21 +56,22 @@ class MultitaskResNet(nn.Module):
       depth: 12, 18, 34, 50, 101 or 152.
       branch_from: first layer that each task has for itself (see `layer_names`).
       cross_kind, cross_init, cross_learned: see `CrossResidual`.
-      fusion: "none"; or "cross_stitch" or "nddr", which mix the tasks after a branched
-        unit (see `Fusion`); or "mtan", with which they attend to a trunk that has no
-        branches (see `StageAttention`). It lies at `<unit>_cross`, or `<stage>_cross`.
+      fusion: "none"; "cross_stitch" or "nddr", which mix the tasks after a branched
+        unit (see `Fusion`); or "mtan", with which the tasks attend to a trunk that has
+        no branches (see `StageAttention`). Its parameters lie at `<unit>_cross`, or
+        `<stage>_cross`.
       width: multiplies the channels of every stage.
       stem: "large" or "small" (see `units.Stem`).
       stride_in: "3x3" or "1x1" (see `units.BottleneckUnit`).
       mean, std: of the channels of a picture, on a 0-1 scale.
       dtype: of the computation; parameters and batch statistics are float32.
       batch_norm_axis: mapped axis over which batch statistics are averaged.
-      remat: stages, 2 to 5, whose units keep nothing but their input for the backward
-        pass and are computed again there: less memory for more time.
-      frozen: last stage of those that are not trained (see `STAGES`), or "none". Their
+      remat: stages, 2 to 5, whose units keep only their input for the backward pass and
+        are computed again in it: less memory for more time.
+      frozen: last of the stages that are not trained (see `STAGES`), or "none". Their
         batch norm uses and keeps its running statistics.
-      frozen_batch_stats: whether all batch norm does.
-      task_devices: devices that T is divided over. With more than one the network runs
+      frozen_batch_stats: whether all batch norm does so.
+      task_devices: devices that T is divided over. With more than one, the network runs
         mapped over `TASK_AXIS`, with the parameters of T / task_devices tasks on each.
     """
 
@@ -113,11 +114,11 @@ class MultitaskResNet(nn.Module):
     def __call__(self, images: Array, train: bool = False) -> dict[str, Array]:
         """Computes every task's logits.
 
-        Each unit is `y = relu(F(x) + s)`, s the shortcut of x; branched over tasks,
-        `y[t] = relu(F[t](x[t]) + sum over j of W[t, j] s[j])` (Jou and Chang 2016).
-        The first branched unit sees the same x for every task: with an identity
-        shortcut and scalar cross weights it only rescales s, and what the tasks know
-        starts to cross at the second.
+        Each unit is `y = relu(F(x) + s)`, where s is the shortcut of x; branched over
+        tasks, `y[t] = relu(F[t](x[t]) + sum over j of W[t, j] s[j])` (Jou and Chang
+        2016). The first branched unit sees the same x for every task: with an identity
+        shortcut and scalar cross weights it only rescales s, and what the tasks have
+        learned starts to cross at the second one.
 
         Args:
           images: `[B, H, W, 3]`, uint8 (or float) from 0 to 255; they are normalised
@@ -148,7 +149,7 @@ class MultitaskResNet(nn.Module):
         return heads(x if attended is None else attended)
 
     def _early_stages(self, images: Array) -> Array:
-        """Returns what stem and early stages give, where all tasks share them."""
+        """Returns what the stem and early stages give, if all tasks share them."""
         x = self._stem(images, train=False)
         for stage in range(_EARLY):
             x = self._stage(stage, x, train=False)[-1]
@@ -193,9 +194,9 @@ class MultitaskResNet(nn.Module):
         return outputs
 
     def _groups(self, images: Array, train: bool) -> int:
-        """Returns in how many groups of pictures `_early_stages` computes; 1: not used.
+        """Returns how many groups of pictures `_early_stages` computes; 1: not used.
 
-        Pictures depend on each other where batch norm uses the statistics of a batch.
+        Pictures depend on each other if batch norm uses the statistics of a batch.
         """
         last = self._unit_names[_EARLY - 1][-1]
         depend = train and last not in self.frozen_layers
@@ -222,7 +223,7 @@ class MultitaskResNet(nn.Module):
 
     @property
     def _tasks_here(self) -> int:
-        """T of one device."""
+        """How many of the T tasks one device has."""
         return len(self.classes) // self.task_devices
 
     @property
@@ -238,7 +239,7 @@ class MultitaskResNet(nn.Module):
 
     def _norm(self, layer: str, train: bool) -> Callable[..., BatchNorm]:
         """Returns the batch norm of a layer."""
-        starts_anew = layer.endswith("_cross")  # no weights to start from have it
+        starts_anew = layer.endswith("_cross")  # not in any weights to start from
         keeps = layer in self.frozen_layers or (
             self.frozen_batch_stats and not starts_anew
         )

@@ -22,12 +22,12 @@ from crl_jax.models.weight_files import Tensor, read_keras, read_torch
 # Where an array lies in the variables: ("params", "res2a", "conv1", "kernel").
 Key = tuple[str, ...]
 
-_KERAS_EPSILON = 1.001e-5  # of its batch norm; ours is 1e-5
-_KERAS_MEAN = (123.68, 116.779, 103.939)  # that it subtracts: red, green, blue
+_KERAS_EPSILON = 1.001e-5  # of Keras's batch norm; ours is 1e-5
+_KERAS_MEAN = (123.68, 116.779, 103.939)  # that Keras subtracts: red, green, blue
 
 
 def check_file(path: Path) -> None:
-    """Raises UserError if weights cannot be read from `path`, by its name."""
+    """Raises UserError if, judging by its name, `path` has no weights we can read."""
     if path.suffix not in _READERS:
         raise UserError(
             f"config.init.from={path}: weights are read from {', '.join(_READERS)}, or "
@@ -38,17 +38,17 @@ def check_file(path: Path) -> None:
 
 
 def load(path: Path, network: MultitaskResNet, variables: Any) -> Import:
-    """Returns the variables of a network, with what a file has of them.
+    """Returns the variables of a network, taken from a file as far as it has them.
 
     Args:
       path: `.safetensors` or `.pth` of timm's or torchvision's ResNets, or `.h5` or
         `.keras` of Keras's.
-      network: what they are for.
-      variables: of the network as it starts; what the file lacks stays so.
+      network: the one they are for.
+      variables: of the network as it starts; what the file lacks stays as it is.
 
     Raises:
-      UserError: no such file, one that cannot be read, another network, or a shape
-        that does not fit.
+      UserError: there is no such file, it cannot be read, it is of another network, or
+        a shape does not fit.
     """
     check_file(path)
     source = _READERS[path.suffix](path, network)
@@ -57,7 +57,7 @@ def load(path: Path, network: MultitaskResNet, variables: Any) -> Import:
 
 @dataclass
 class _Source:
-    """A file, by our paths; of kernels in our axes."""
+    """What a file has, by our paths, with kernels in the order of our axes."""
 
     tensors: dict[Key, tuple[str, tuple[int, ...], Callable[[], np.ndarray]]]
     left: dict[str, str]
@@ -71,7 +71,7 @@ def _fill(
     stacked = network.stacked_layers
     result = Import(None, left=source.left, notes=source.notes)
     layers_missing = []
-    # All shapes are looked at before a number is read.
+    # All shapes are checked before any number is read.
     for key, leaf in flat.items():
         if key not in source.tensors:
             result.new.append("/".join(key))
@@ -104,12 +104,12 @@ def _fill(
 
 
 def _layers(network: MultitaskResNet) -> tuple[list[list[str]], bool]:
-    """Returns the names of the units a stage, and whether they are bottlenecks."""
+    """Returns the unit names per stage, and whether the units are bottlenecks."""
     unit, sizes = ARCHITECTURES[network.depth]
     return unit_names(sizes), unit is units.BottleneckUnit
 
 
-# Collection and name, here, of what a batch norm has.
+# Our collection and name for each array of a batch norm.
 _TORCH_NORM = {
     "weight": ("params", "scale"),
     "bias": ("params", "bias"),
@@ -180,9 +180,9 @@ _KERAS_NORM = {
 def _keras_source(path: Path, network: MultitaskResNet) -> _Source:
     """Reads the layout of Keras's ResNet50, ResNet101 and ResNet152.
 
-    A convolution's bias shifts the batch statistics by as much; the batch norm's larger
-    epsilon is added to the variances; and the stem takes red, green and blue, divided
-    by `network.std`, instead of blue, green and red.
+    A convolution's bias shifts the batch statistics by as much; the variances grow by
+    what Keras's epsilon is larger than ours; and the stem takes red, green and blue,
+    divided by `network.std`, instead of blue, green and red.
     """
     stages, bottleneck = _layers(network)
     if not bottleneck:

@@ -1,5 +1,6 @@
-"""From one of our networks to another, with other tasks or another branch point."""
+"""Weights from one of our networks for another with different tasks or branch point."""
 
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -18,22 +19,24 @@ def transfer(
     source_variables: Any,
     network: MultitaskResNet,
     variables: Any,
+    same_classes: Collection[str],
 ) -> Import:
-    """Returns the variables of a network, with what another network has of them.
+    """Returns a network's variables, taken from another network as far as it has them.
 
-    A task that both have takes its own branch and head; a new task's branch starts as a
-    copy of the first task's, and so does a trunk where the other network was branched.
-    Cross weights are taken where the tasks are the same.
+    A task that both have takes its own branch, and its head if it has the same classes;
+    a new task's branch starts as a copy of the first task's, and so does a trunk where
+    the other network was branched. Cross weights are taken if the tasks are the same.
 
     Args:
       origin: what to call the source in messages.
-      source: where weights come from.
-      source_variables: of it.
-      network: where they go.
-      variables: of it as it starts.
+      source: the network that weights come from.
+      source_variables: its variables.
+      network: the one that they go to.
+      variables: its variables as it starts.
+      same_classes: tasks that have the same classes in both.
 
     Raises:
-      UserError: a shape, the depth or the place of the strides is another one.
+      UserError: a shape, the depth or the place of the strides is different.
     """
     check_alike(origin, source, network)
     old, new = list(source.classes), list(network.classes)
@@ -47,7 +50,10 @@ def transfer(
         if found is not None and not own:
             found = _branches(found, layer, source, network)
         elif found is not None and layer.endswith("_cross") and old != new:
-            result.left[name] = "the tasks are others"
+            result.left[name] = "the tasks are different"
+            found = None
+        elif found is not None and layer == "head" and key[2] not in same_classes:
+            result.left[name] = "its classes are different"
             found = None
         if found is None:
             result.new.append(name)
@@ -75,12 +81,12 @@ def check_alike(origin: str, source: MultitaskResNet, network: MultitaskResNet) 
 
     Args:
       origin: what to call the source in the message.
-      source: where weights come from.
-      network: where they go.
+      source: the network that weights come from.
+      network: the one that they go to.
     """
     names = ["depth"]
     if ARCHITECTURES[network.depth][0] is units.BottleneckUnit:
-        names.append("stride_in")  # which no shape shows
+        names.append("stride_in")  # no shape shows it
     for name in names:
         there, here = getattr(source, name), getattr(network, name)
         if there != here:
@@ -91,7 +97,7 @@ def check_alike(origin: str, source: MultitaskResNet, network: MultitaskResNet) 
 
 
 def _notes(source: MultitaskResNet, network: MultitaskResNet) -> list[str]:
-    """Returns what to tell of weights that were taken."""
+    """Returns what to say about the weights that were taken."""
     old, notes = list(source.classes)[0], []
     for name in ("mean", "std"):
         there, here = getattr(source, name), getattr(network, name)

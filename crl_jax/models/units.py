@@ -75,8 +75,8 @@ class BottleneckUnit(nn.Module):
       features: channels inside the unit; its output has four times as many.
       stride: of one convolution and of the projection.
       conv, norm: see `Stem`.
-      stride_in: "3x3", as in torchvision and timm, or "1x1" (the first), as in the
-        original and in Keras.
+      stride_in: which convolution has the stride: "3x3", as in torchvision and timm, or
+        "1x1" (the first), as in the original and in Keras.
     """
 
     features: int
@@ -102,7 +102,7 @@ class BottleneckUnit(nn.Module):
 
 
 def _shortcut(unit: BasicUnit | BottleneckUnit, x: Array, channels: int) -> Array:
-    """Returns `x`, projected where the unit changes its shape."""
+    """Returns `x`, projected if the unit changes its shape."""
     if unit.stride == 1 and x.shape[-1] == channels:
         return x
     conv = unit.conv(channels, size=1, stride=unit.stride, name="projection")
@@ -112,8 +112,8 @@ def _shortcut(unit: BasicUnit | BottleneckUnit, x: Array, channels: int) -> Arra
 def over_tasks(layer: type[nn.Module], tasks: int) -> Any:
     """Returns `layer` with a leading task axis on parameters, inputs and outputs.
 
-    Parameters and batch statistics become `[T, ...]`, each task's initialised by a key
-    of its own. The input is `[T, B, H, W, C]`.
+    Parameters and batch statistics become `[T, ...]`, each task's initialised with a
+    key of its own. The input is `[T, B, H, W, C]`.
     """
     return nn.vmap(
         layer,
@@ -126,14 +126,14 @@ def over_tasks(layer: type[nn.Module], tasks: int) -> Any:
 def to_each_task(x: Array, tasks: int) -> Array:
     """Returns a shared `[B, H, W, C]` as `[T, B, H, W, C]`.
 
-    Its gradient is a sum of slices, which XLA computes while it reads them; that of a
-    broadcast would be a reduction over the first axis, much slower on a CPU.
+    Its gradient is a sum of slices, which XLA computes while it reads them; a
+    broadcast's would be a reduction over the first axis, much slower on a CPU.
     """
     return jnp.stack([x] * tasks)
 
 
 class Heads(nn.Module):
-    """One linear layer a task, on the spatial mean; logits are float32.
+    """One linear layer per task, on the spatial mean; logits are float32.
 
     Attributes:
       classes: `{task: K}`.

@@ -1,6 +1,6 @@
 """Tensors in files of other libraries, read without those libraries.
 
-Only numbers are read: no code in a file can run. What a file says of its shapes is
+Only numbers are read: no code in a file can run. The shapes that a file states are
 known before any tensor is in memory.
 """
 
@@ -19,7 +19,7 @@ import numpy as np
 
 from crl_jax.errors import UserError
 
-_LARGEST_PICKLE = 2**24  # bytes; that of a ResNet-152 has 200 kB
+_LARGEST_PICKLE = 2**24  # bytes; the pickle of a ResNet-152 has 200 kB
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Tensor:
     """A tensor in a file.
 
     Attributes:
-      shape: as the file says.
+      shape: as the file states it.
       read: returns the numbers, float32.
     """
 
@@ -43,7 +43,7 @@ def read_torch(path: Path) -> Tensors:
 
     Raises:
       UserError: the file cannot be read, or holds more than plain tensors; or, from
-        `Tensor.read`, its numbers cannot.
+        `Tensor.read`, its numbers cannot be read.
     """
     read = _safetensors if path.suffix == ".safetensors" else _pth
     mend = "Save it as safetensors, or with torch.save(model.state_dict())."
@@ -97,7 +97,7 @@ def _safetensors(path: Path) -> Tensors:
 
 @dataclass(frozen=True)
 class _Storage:
-    """Numbers in a `.pth`: their dtype, the member of the archive, and how many."""
+    """Numbers in a `.pth`: their dtype, archive member and count."""
 
     dtype: str
     member: str
@@ -116,8 +116,8 @@ _STORAGES = {  # names of dtypes, since a pickle could change an object
 class _TensorUnpickler(pickle.Unpickler):
     """Unpickles dictionaries of tensors, and refuses everything else.
 
-    A pickle can name any function and call it; here just three kinds of names exist,
-    and what they stand for only notes where the numbers lie.
+    A pickle can name any function and call it; here only three kinds of names exist,
+    and what they stand for merely notes where the numbers are.
     """
 
     def __init__(self, file: io.BytesIO, archive: Path) -> None:
@@ -174,7 +174,7 @@ class _TensorUnpickler(pickle.Unpickler):
 
 
 def _member(archive: zipfile.ZipFile, end: str) -> zipfile.ZipInfo:
-    """Returns the member of an archive, below its one folder, with a path."""
+    """Returns the member of an archive at a path below its one folder."""
     found = [m for m in archive.infolist() if m.filename.partition("/")[2] == end]
     if len(found) != 1:
         raise ValueError(f"no {end} in it")
@@ -182,7 +182,7 @@ def _member(archive: zipfile.ZipFile, end: str) -> zipfile.ZipInfo:
 
 
 def _as_stored(member: zipfile.ZipInfo) -> zipfile.ZipInfo:
-    """Refuses what is compressed, and could be larger than any memory."""
+    """Refuses a compressed member, which could be larger than any memory."""
     if member.compress_type != zipfile.ZIP_STORED:
         raise ValueError(f"its {member.filename} is compressed")
     return member
@@ -200,7 +200,7 @@ def _pth(path: Path) -> Tensors:
             raise ValueError(f"its data.pkl has {member.file_size} bytes")
         pickled = archive.read(member)
     for opcode, argument, _ in pickletools.genops(pickled):
-        # The unpickler would make room for all numbers before this one.
+        # The unpickler would make room for all memo entries before this one.
         place = argument if opcode.name.endswith("PUT") else 0
         if isinstance(place, int) and place > len(pickled):
             raise ValueError("its data.pkl is damaged")
@@ -234,7 +234,7 @@ def read_keras(path: Path) -> Tensors:
             with zipfile.ZipFile(path) as archive:
                 member = _as_stored(archive.getinfo("model.weights.h5"))
                 content = io.BytesIO(archive.read(member))
-        file = h5py.File(content)  # open as long as tensors may be read
+        file = h5py.File(content)  # stays open as long as tensors may be read
         if "layers" in file:
             tensors = _keras_3(file["layers"])
         else:
@@ -274,7 +274,7 @@ def _keras_2(layers: Any) -> Tensors:
 
 
 def _dataset(dataset: Any) -> Tensor:
-    # Such a file may stand for more memory than it has bytes, or for other files.
+    # Such a dataset may need more memory than its file has bytes, or read other files.
     if dataset.chunks or dataset.is_virtual or dataset.external:
         raise ValueError(f"{dataset.name} is compressed, or lies in another file")
     return Tensor(tuple(dataset.shape), lambda: np.asarray(dataset, np.float32))

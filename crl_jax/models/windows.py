@@ -32,8 +32,8 @@ def shifted(
     ]
 
 
-# XLA's gradient of max pooling searches each window again: on a CPU ten times slower,
-# on a GPU in two more passes over memory. TPUs have it as an operation.
+# XLA's gradient of max pooling searches each window again: this is ten times slower on
+# a CPU, and takes two more passes over memory on a GPU. TPUs have it as an operation.
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
 def max_pool(x: Array, size: int, stride: int) -> Array:
     """Returns the largest value of each window, padded by half of it on every side.
@@ -72,7 +72,7 @@ def _max_pool_forward(
 def _max_pool_backward(
     size: int, stride: int, kept: tuple[Array, Array], y_bar: Array
 ) -> tuple[Array]:
-    x, place = kept  # of x, only the shape
+    x, place = kept  # only the shape of x is used
     parts = [
         [_of_phase(place, y_bar, (i, j), size, stride) for j in range(stride)]
         for i in range(stride)
@@ -110,14 +110,15 @@ def _seen(first: int, size: int, stride: int) -> list[tuple[int, int]]:
     """Returns where windows see the rows `first`, `first + stride` and so on.
 
     Returns:
-      Their row of a window, and how many windows after that of the same number.
+      For each window that sees them: their row in it, and how many windows it comes
+        after the window of the same number.
     """
     after, row = divmod(first + size // 2, stride)
     return [(i, after - n) for n, i in enumerate(range(row, size, stride))]
 
 
 def _moved_up(x: Array, rows: int, columns: int) -> Array:
-    """Returns `x[:, rows:, columns:]`, with zeros behind it, or likewise backwards."""
+    """Returns `x[:, rows:, columns:]`, then zeros; negative numbers move x back."""
     moves = ((0, 0, 0), (-rows, rows, 0), (-columns, columns, 0), (0, 0, 0))
     return lax.pad(x, jnp.zeros((), x.dtype), moves)
 

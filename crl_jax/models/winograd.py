@@ -2,8 +2,9 @@
 
 F(2x2, 3x3) and F(4x4, 3x3) of Lavin and Gray, "Fast Algorithms for Convolutional Neural
 Networks" (2016), section 4: tiles of m + 2 pixels square, which overlap by 2, and the
-kernel are transformed; multiplied element by element, which is a matrix product over
-channels for each of the (m + 2)^2 elements; and transformed back to m x m pixels.
+kernel are transformed and multiplied element by element, which is a matrix product over
+channels for each of the (m + 2)^2 elements; the products are transformed back to m x m
+pixels.
 """
 
 import functools
@@ -20,10 +21,10 @@ from jax import lax
 Array = jax.Array
 Order = Sequence[int]
 
-# Axes of `[B, H, W, C]`, from behind, since each transform of them adds one in front.
+# Axes of `[B, H, W, C]`, from the end, since each transform of them adds one in front.
 _ROWS, _COLUMNS = -3, -2
 
-# Tiles from which on F(4x4, 3x3) is the faster one: its kernels are 36 / 16 as large.
+# Fewest tiles for which F(4x4, 3x3) is faster: its kernels are 36 / 16 times as large.
 _MANY = 96
 
 
@@ -36,7 +37,7 @@ class Form:
       tile: `B^T` of the paper, `[n, n]`.
       kernel: `G`, `[n, 3]`.
       back: `A^T`, `[m, n]`.
-      turned: rows of `kernel` that are those of a kernel turned by half a turn.
+      turned: order of the rows of `kernel` for a kernel turned by half a turn.
     """
 
     size: int
@@ -47,18 +48,19 @@ class Form:
 
     @property
     def plain(self) -> Order:
-        """All rows as they are."""
+        """All rows in their own order."""
         return range(self.size + 2)
 
 
 def _form(*points: float) -> Form:
-    """Returns the form of polynomials that are evaluated at 0, infinity, and p and -p.
+    """Returns the form whose polynomials are evaluated at 0, infinity, p and -p.
 
-    The convolution of a row is a product of polynomials, found from its values at n
-    points and their interpolation (Toom and Cook; Winograd 1980).
+    The convolution of a row is a product of polynomials, found by interpolation from
+    its values at n points (Toom and Cook; Winograd 1980).
 
     Args:
-      points: p, rising, with 1 / p of each: so a turned kernel has the same values.
+      points: p, rising, with 1 / p of each, so that a turned kernel has the same
+        values.
     """
     finite = np.array([0.0, *(sign * p for p in points for sign in (1, -1))])
     n = len(finite) + 1
@@ -74,14 +76,15 @@ def _form(*points: float) -> Form:
     tile[-1] = np.poly(finite)[::-1]
     pairs = [(i, i + 1) for i in range(1, n - 1, 2)]
     turned = (n - 1, *(i for pair in reversed(pairs) for i in pair), 0)
-    # What is 0 is so only to rounding.
+    # Elements that should be 0 are so only up to rounding.
     tile, kernel, back = (matrix.round(12) for matrix in (tile, kernel, back))
     return Form(n - 2, tile, kernel, back, turned)
 
 
 SMALL = _form(1.0)
-# Half the rounding errors of the usual points 1 and 2. Points c and 1 / c: Alam et al.,
-# "Winograd Convolution for Deep Neural Networks: Efficient Point Selection" (2022).
+# Rounding errors are half those of the usual points 1 and 2. Points c and 1 / c: Alam
+# et al., "Winograd Convolution for Deep Neural Networks: Efficient Point Selection"
+# (2022).
 LARGE = _form(math.sqrt(0.5), math.sqrt(2.0))
 
 
@@ -104,14 +107,14 @@ def form_for(shape: tuple[int, ...]) -> Form:
     small, large = (
         math.prod(math.ceil(n / form.size) for n in size) for form in (SMALL, LARGE)
     )
-    # Exported for any number of pictures, B is not known.
+    # In an export for any number of pictures, B is not known.
     many = isinstance(batch, int) and batch * large >= _MANY
     return LARGE if many and 36 * large < 16 * small else SMALL
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def convolve_in(form: Form, x: Array, kernel: Array) -> Array:
-    """Returns what `convolve` does, computed in a form."""
+    """Returns what `convolve` does, computed in the given form."""
     products = jnp.matmul(_tiles(form, x, form.plain), _transform_kernel(form, kernel))
     return _transform_back(form, products, x.shape, form.plain)
 
@@ -124,8 +127,8 @@ def _backward(
     form: Form, kept: tuple[Array, Array], y_bar: Array
 ) -> tuple[Array, Array]:
     x, kernel = kept
-    # The gradient of x is y_bar convolved with the kernel turned by half a turn. Tiles
-    # in its order leave the transformed kernel as the forward pass has it.
+    # The gradient of x is y_bar convolved with the kernel turned by half a turn. With
+    # tiles in its order, the transformed kernel stays as the forward pass has it.
     over_outputs = (((2,), (2,)), ((0,), (0,)))
     tiles = _tiles(form, y_bar, form.turned)
     products = lax.dot_general(tiles, _transform_kernel(form, kernel), over_outputs)
@@ -143,7 +146,7 @@ convolve_in.defvjp(_forward, _backward)
 
 
 def _mix(matrix: np.ndarray, parts: Sequence[Array]) -> list[Array]:
-    """Returns a sum of the parts for each row of a matrix, which has their factors."""
+    """Returns a sum of the parts for each row of a matrix, which holds the factors."""
     return [
         functools.reduce(
             operator.add,
@@ -209,7 +212,7 @@ def _transform_back(
     (batch, rows, columns, _), m = shape, form.size
     tiles = (batch, math.ceil(rows / m), math.ceil(columns / m))
     x = products.reshape(m + 2, m + 2, *tiles, -1)
-    for axis in (4, 2):  # behind columns, then behind rows
+    for axis in (4, 2):  # after columns, then after rows
         x = jnp.stack(_mix(form.back[:, list(order)], list(x)), axis)
     x = x.reshape(batch, m * tiles[1], m * tiles[2], -1)
     return x[:, :rows, :columns]

@@ -1,4 +1,4 @@
-"""Convolution and pooling as XLA's own operations; `layers` says where they run."""
+"""Convolution and pooling as XLA's own operations; `layers` chooses where they run."""
 
 import jax
 from flax import linen as nn
@@ -40,5 +40,5 @@ def max_pool(x: Array, size: int, stride: int) -> Array:
     """
     pad = (size // 2, size // 2)
     window, strides, padding = (size, size), (stride, stride), (pad, pad)
-    # By name, or jax2onnx does not know it.
+    # Arguments by name, or jax2onnx does not recognise it.
     return nn.max_pool(x, window_shape=window, strides=strides, padding=padding)

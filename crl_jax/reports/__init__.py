@@ -1,1 +1,1 @@
-"""Pages that tell what came out: one HTML file each, which needs nothing else."""
+"""Pages that show what came out: one HTML file each, which needs nothing else."""

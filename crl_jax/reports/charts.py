@@ -1,4 +1,4 @@
-"""Charts as SVG elements; their colours are those of the page that they stand in."""
+"""Charts as SVG elements; their colours are those of the page that they are on."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -14,7 +14,7 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 12, 8, 26
 _TICKS = 5
 _CELLS = (4, 26)  # smallest and largest side of a heat map's cell
 _MAX_SIDE = 520  # of a heat map, if the smallest cells allow it
-_LETTER = 5.8  # width of a letter, about
+_LETTER = 5.8  # approximate width of a letter
 _LONGEST = 24  # letters of a name
 _DOTS = 3000  # at most
 
@@ -38,11 +38,11 @@ class Curve:
 def line_chart(
     title: str, curves: Sequence[Curve], percent: bool = False, x_name: str = "step"
 ) -> Element:
-    """Returns a figure with curves over steps; y begins at 0 where it is a share.
+    """Returns a figure with curves over steps; y begins at 0 if it is a share.
 
     Args:
       title: above it.
-      curves: points that are no number are left out.
+      curves: points that are NaN or infinite are left out.
       percent: whether y is a share, 0 to 1.
       x_name: what x is.
     """
@@ -68,13 +68,13 @@ def line_chart(
 
 
 def scatter_chart(title: str, labels: np.ndarray, predicted: np.ndarray) -> Element:
-    """Returns a figure with a dot an example, and the diagonal.
+    """Returns a figure with one dot per example, and the diagonal.
 
     Args:
       title: above it.
       labels: `[N]`, across.
-      predicted: `[N]`, upwards; those that are no number are left out, and of very
-        many some.
+      predicted: `[N]`, upwards; those that are NaN or infinite are left out, as are
+        some of the rest if there are very many.
     """
     labels, predicted = labels.astype(float), predicted.astype(float)
     known = np.flatnonzero(np.isfinite(predicted))
@@ -100,7 +100,7 @@ def reliability_diagram(
     accuracy: np.ndarray,
     counts: np.ndarray,
 ) -> Element:
-    """Returns a figure with a bar a bin, as high as its accuracy, and the diagonal.
+    """Returns a figure with one bar per bin, as high as its accuracy, and the diagonal.
 
     Args:
       title: above it.
@@ -145,14 +145,14 @@ def heat_map(
     say: Callable[[int, int], str],
     description: str,
 ) -> Element:
-    """Returns cells, the fuller the closer to 1; NaN is left empty.
+    """Returns cells whose colour is fuller the closer they are to 1; NaN is left empty.
 
     Args:
       values: `[rows, columns]`, 0 to 1.
       rows: names.
       columns: names.
       say: returns what a cell says, after its names, when it is pointed at.
-      description: for those who do not see it.
+      description: for those who cannot see it.
     """
     side = float(np.clip(_MAX_SIDE / max(values.shape), *_CELLS))
     row_names, column_names = ([_short(n) for n in names] for names in (rows, columns))
@@ -160,7 +160,7 @@ def heat_map(
     top = _LETTER * max(map(len, column_names)) + 8
     width, height = left + side * len(columns) + 2, top + side * len(rows) + 2
     drawing = _svg(width, height, description)
-    step = math.ceil(11 / side)  # of names, where there is no room for all
+    step = math.ceil(11 / side)  # of names, if there is no room for all
     for i in range(0, len(rows), step):
         y = top + (i + 0.5) * side + 4
         drawing.append(

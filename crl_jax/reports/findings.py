@@ -1,4 +1,4 @@
-"""What a run's report says of its predictions, collected batch by batch."""
+"""What a run's report says about its predictions, collected batch by batch."""
 
 import functools
 import heapq
@@ -27,7 +27,7 @@ class Answer:
       file: its name.
       image: `[H, W, 3]` uint8, as the network saw it.
       labels: `{task: label as text}`, empty where missing.
-      predicted: `{task: the same of what was predicted}`.
+      predicted: `{task: prediction as text}`.
       brief: `{task: what was predicted, with its probability if it has one}`.
       score: mean over its labels of their log probability, or minus their loss.
     """
@@ -52,7 +52,7 @@ class Findings:
     kinds: Kinds
     keep: int = 12
     _labels: dict[str, list[np.ndarray]] = field(default_factory=dict)
-    # Of a task whose pictures have one class each, only what it says and how surely.
+    # For a task whose pictures have one class each, only its answer and how sure it is.
     _predicted: dict[str, list[np.ndarray]] = field(default_factory=dict)
     _confidence: dict[str, list[np.ndarray]] = field(default_factory=dict)
     _logits: dict[str, list[np.ndarray]] = field(default_factory=dict)  # of the others
@@ -103,7 +103,7 @@ class Findings:
         score: float,
         make: Callable[[], Answer],
     ) -> None:
-        """Keeps an answer if its score is among the highest; of equals the first."""
+        """Keeps an answer if its score is among the highest; of equals, the first."""
         if len(heap) < self.keep:
             heapq.heappush(heap, (score, -next(self._count), make()))
         elif score > heap[0][0]:
@@ -128,8 +128,9 @@ class Findings:
         """Returns which labels are predicted as which, and how often.
 
         Returns:
-          Three arrays `[P]`, of the pairs that occur in rising order: the labels, what
-          they are predicted as, and the counts. K x K counts may not fit in memory.
+          Three arrays `[P]`, for the pairs that occur, in rising order: the labels,
+          what they are predicted as, and the counts. K x K counts may not fit in
+          memory.
         """
         labels = np.concatenate(self._labels[task]).astype(np.int64)
         predicted, size = np.concatenate(self._predicted[task]), self.kinds[task].width
@@ -138,7 +139,7 @@ class Findings:
         return pairs // size, pairs % size, counts
 
     def grid(self, rows: str, columns: str) -> tuple[np.ndarray, np.ndarray]:
-        """Returns how many pictures carry each pair of labels, and have both right.
+        """Returns how often each pair of labels occurs, and how often both are right.
 
         Args:
           rows: a task.
@@ -164,7 +165,7 @@ class Findings:
         labelled = labels >= 0
         confidence = np.concatenate(self._confidence[task])[labelled]
         right = (labels == np.concatenate(self._predicted[task]))[labelled]
-        # (k / BINS, (k + 1) / BINS]: what is exactly between goes to the lower bin.
+        # (k / BINS, (k + 1) / BINS]: a value exactly between two goes to the lower bin.
         bins = np.clip(np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1)
         counts = np.bincount(bins, minlength=BINS)
         with np.errstate(invalid="ignore"):

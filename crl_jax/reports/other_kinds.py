@@ -1,4 +1,4 @@
-"""The sections of a run's report about tasks that are not of one class a picture."""
+"""The sections of a run's report about tasks without exactly one class per picture."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -20,7 +20,7 @@ def several_labels(findings: Findings) -> Section | None:
     if not body:
         return None
     text = (
-        "Several labels a picture. Average precision is the mean precision at the "
+        "Several labels per picture. Average precision is the mean precision at the "
         "places of a label's own pictures, when all are ranked by its probability; "
         "pictures it was found in had a probability above 50%."
     )
@@ -28,7 +28,7 @@ def several_labels(findings: Findings) -> Section | None:
 
 
 def _label_table(kind: Multilabel, labels: np.ndarray, logits: np.ndarray) -> Child:
-    """Returns the labels from the worst to the best; those that never occur last."""
+    """Returns the labels from worst to best; those that never occur are last."""
     precision = kind.average_precisions(logits, labels)
     there, found = kind.class_counts(labels), logits > 0
     right = np.sum(found & (labels == 1), axis=0)
@@ -48,7 +48,7 @@ def _label_table(kind: Multilabel, labels: np.ndarray, logits: np.ndarray) -> Ch
 
 
 def numbers(findings: Findings) -> Section | None:
-    """Returns regressions' predictions against their labels; None without any."""
+    """Returns regressions' predictions against their labels; None if there are none."""
     figures = []
     for task, kind in findings.kinds.items():
         if isinstance(kind, Regression):
@@ -59,6 +59,6 @@ def numbers(findings: Findings) -> Section | None:
                 figures.append(charts.scatter_chart(title, labels, said))
     if not figures:
         return None
-    text = "A dot a picture; on the line, what is predicted is the label."
+    text = "One dot per picture; on the line, what is predicted is the label."
     body = element("div", *figures, class_="grid")
     return "Numbers", [element("p", text, class_="pale"), body]

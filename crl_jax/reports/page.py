@@ -1,4 +1,4 @@
-"""HTML and SVG as trees of elements, so that every text in them is escaped."""
+"""HTML and SVG as trees of elements, so that all text in them is escaped."""
 
 import base64
 import io
@@ -79,7 +79,7 @@ def element(tag: str, *children: Child, **attributes: object) -> Element:
     Args:
       tag: its name.
       children: elements and texts; None is left out.
-      attributes: a value of None leaves it out.
+      attributes: one whose value is None is left out.
     """
     made = Element(tag)
     for name, value in attributes.items():
@@ -132,7 +132,7 @@ def with_sections(
 
 
 def table(columns: list[str], rows: list[list[Child]]) -> Element:
-    """Returns a table whose first column is text and whose others are numbers."""
+    """Returns a table with text in its first column and numbers in the others."""
     head = element("tr", *(element("th", name) for name in columns))
     body = (element("tr", *(element("td", cell) for cell in row)) for row in rows)
     inside = element("table", element("thead", head), element("tbody", *body))
@@ -146,11 +146,11 @@ def share_bar(share: float) -> Element:
 
 
 def picture(image: np.ndarray, description: str) -> Element:
-    """Returns an image that lies in the page itself.
+    """Returns an image that is embedded in the page itself.
 
     Args:
       image: `[H, W, 3]` uint8; a small one is kept as it is, a large one as JPEG.
-      description: for those who do not see it.
+      description: for those who cannot see it.
     """
     small = image.shape[0] <= 64
     encoded, kind = io.BytesIO(), "png" if small else "jpeg"

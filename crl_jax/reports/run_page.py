@@ -17,12 +17,12 @@ from crl_jax.reports.page import Child, Element, Section, element
 from crl_jax.terminal import percent
 from crl_jax.trained import Trained
 
-_LARGEST_MAP = 60  # classes whose confusions are drawn
+_LARGEST_MAP = 60  # most classes whose confusions are drawn
 _LISTED = 12  # classes and confusions that are listed at first
 
 
 def overview(name: str, of: Evaluation, result: metrics.Means) -> list[Child]:
-    """Returns the heading, and a card a task."""
+    """Returns the heading, and one card per task."""
     run, data = of.trained.run, of.other or of.trained.run.data
     tasks = ", ".join(f"{task} ({kind.size})" for task, kind in run.kinds.items())
     model = run.config.model
@@ -92,9 +92,9 @@ def curves(workdir: Path, kinds: Kinds) -> Section:
 
 
 def classes(findings: Findings) -> Section | None:
-    """Returns the accuracy of each class, and what it is taken for.
+    """Returns the accuracy of each class, and what the class is taken for.
 
-    It is None if no task has pictures of one class each.
+    Returns None if no task has pictures of one class each.
     """
     body: list[Child] = []
     if not findings.classes:
@@ -152,7 +152,7 @@ def _confused(found: Confusions, names: Sequence[str]) -> list[Child]:
 
 
 def _confusions(task: str, found: Confusions, names: Sequence[str]) -> list[Child]:
-    """Returns a map of all confusions, unless the classes are too many."""
+    """Returns a map of all confusions, unless there are too many classes."""
     if len(names) > _LARGEST_MAP:
         return []
     labels, predicted, of_pairs = found
@@ -170,7 +170,7 @@ def _confusions(task: str, found: Confusions, names: Sequence[str]) -> list[Chil
 
 
 def grid(findings: Findings) -> Section | None:
-    """Returns the grid of the two tasks with the fewest classes; None if there is one.
+    """Returns the grid of the two tasks with the fewest classes; None for fewer tasks.
 
     For adjectives, nouns and pairs of them it is the grid of adjectives and nouns.
     """
@@ -190,7 +190,7 @@ def grid(findings: Findings) -> Section | None:
     def say(i: int, j: int) -> str:
         return f"{right[i, j]:,} of {counts[i, j]:,} right"
 
-    chart = charts.heat_map(shares, *names, say, f"accuracy a pair: {text}")
+    chart = charts.heat_map(shares, *names, say, f"accuracy per pair: {text}")
     return f"{rows} and {columns}", [element("p", text, class_="pale"), chart]
 
 
@@ -226,9 +226,9 @@ def _picture(answer: Answer, kinds: Kinds) -> Element:
 
 
 def calibration(findings: Findings) -> Section | None:
-    """Returns a reliability diagram a task, with its expected calibration error.
+    """Returns one reliability diagram per task, with its expected calibration error.
 
-    It is None if no task has pictures of one class each.
+    Returns None if no task has pictures of one class each.
     """
     figures = []
     for task in findings.classes:
@@ -255,19 +255,19 @@ def calibration(findings: Findings) -> Section | None:
 
 
 def cost(costs: Mapping[str, Cost], speed: str) -> Section:
-    """Returns what the network costs, beside a network a task and plain multitask."""
+    """Returns the network's cost, beside one network per task and plain multitask."""
     columns = list(costs)
     rows: list[list[Child]] = [
         ["parameters", *(f"{costs[name].total:,}" for name in columns)],
-        ["GFLOPs an image", *(f"{costs[n].flops / 1e9:.2f}" for n in columns)],
+        ["GFLOPs per image", *(f"{costs[n].flops / 1e9:.2f}" for n in columns)],
         [
-            "activations for training, MB an image",
+            "activations for training, MB per image",
             *(f"{costs[name].activation_bytes / 1e6:.1f}" for name in columns),
         ],
     ]
     text = (
-        "S: a network a task. M: multitask without cross-residuals. X: this network. "
-        f"{speed}"
+        "S: one network per task. M: multitask without cross-residuals. X: this "
+        f"network. {speed}"
     )
     table = page.table(["", *columns], rows)
     return "Cost", [table, element("p", text, class_="pale")]

@@ -1,9 +1,9 @@
 """How the tasks' losses, or their gradients, become one update.
 
 A method gives the weights of the tasks' losses before the backward pass; or it asks
-for the gradients of shared layers a task, and combines those. Both only look at what is
-summed over all devices and parts of a batch. What a method remembers is a part of the
-train state.
+for the gradients of shared layers per task, and combines those. Both only look at sums
+over all devices and parts of a batch. What a method remembers is part of the train
+state.
 
 | `config.optim.weighting` | the gradient                                             |
 |--------------------------|----------------------------------------------------------|
@@ -34,7 +34,7 @@ def make(
 
     Args:
       config: a checked config, with settings for each task.
-      network: of the config.
+      network: the config's network.
       epoch_steps: steps that a pass over the data takes.
 
     Raises:

@@ -12,15 +12,15 @@ from crl_jax.weighting.method import TINY, State, Weighting
 Array = jax.Array
 
 _LEAST_WEIGHT = 0.01  # of a task under GradNorm, whose steps could pass zero
-_CAGRAD_SWEEPS = 10  # over pairs of tasks; for five, more change the seventh digit
+_CAGRAD_SWEEPS = 10  # over task pairs; with five tasks, more change the seventh digit
 
 
 @dataclass(frozen=True)
 class GradNorm(Weighting):
     """Moves the weights so that norms w |g| follow mean(w |g|) r^alpha (Chen 2018).
 
-    g is a task's gradient in the last shared layer, and r how much of its first loss a
-    task still has, as against the mean of the tasks (section 3.2). The sum of the
+    g is a task's gradient in the last shared layer, and r is how much of its first loss
+    a task still has, relative to the mean of the tasks (section 3.2). The sum of the
     weights stays T.
     """
 
@@ -57,8 +57,8 @@ class GradNorm(Weighting):
 class PCGrad(Weighting):
     """Takes from each task's gradient what points against another's, and adds them up.
 
-    Algorithm 1 of Yu et al. 2020, which goes through the other tasks in random order;
-    here they follow in the order of the tasks, from the task's own place on.
+    Algorithm 1 of Yu et al. 2020 goes through the other tasks in random order; here
+    they come in the order of the tasks, from the task's own place on.
     """
 
     combines = True
@@ -66,7 +66,7 @@ class PCGrad(Weighting):
     def update(
         self, state: State, weights: Array, losses: Array, seen: Array, gram: Array
     ) -> tuple[State, Array]:
-        """Returns how often each gradient is in the sum of the projected ones."""
+        """Returns the factor of each gradient in the sum of the projected ones."""
         gram = _relative(gram)
         total = jnp.zeros(self.tasks)
         for i in range(self.tasks):
@@ -81,11 +81,11 @@ class PCGrad(Weighting):
 
 @dataclass(frozen=True)
 class CAGrad(Weighting):
-    """T times the direction that helps the worst task, near the mean g of gradients.
+    """T times the direction that helps the worst task, near the mean gradient g.
 
-    Not further from g than c |g| (Liu et al. 2021, equation 3), found by its dual: the
-    weights w on the simplex that make g_w g + c |g| |g_w| least, g_w the weighted sum.
-    Divided by 1 + c^2, as the authors' code does.
+    It is no further from g than c |g| (Liu et al. 2021, equation 3), and is found by
+    the dual problem: the weights w on the simplex that minimise g_w g + c |g| |g_w|,
+    where g_w is the weighted sum. It is divided by 1 + c^2, as in the authors' code.
     """
 
     combines = True
@@ -113,7 +113,7 @@ class CAGrad(Weighting):
 
 
 def _relative(gram: Array) -> Array:
-    """Returns products that sum to 1 on the diagonal, however small they were."""
+    """Returns products scaled to sum to 1 on the diagonal, however small they were."""
     return gram / jnp.maximum(jnp.trace(gram), 1e-30)
 
 
@@ -127,7 +127,7 @@ def _shift(w: Array, i: int, j: int, gram: Array, equal: Array, radius: Array) -
     b = jnp.maximum(line @ gram @ line, TINY)
     d, e = line @ gram @ w, w @ gram @ w
     rest = jnp.maximum(e - d * d / b, 0.0)
-    slack = radius**2 * b - a * a  # not above zero: it falls to one end
+    slack = radius**2 * b - a * a  # not above zero: the dual falls to one end
     x = -jnp.sign(a) * jnp.sqrt(a * a * rest / (b * jnp.maximum(slack, TINY))) - d / b
     x = jnp.where(slack > 0, x, -2 * jnp.sign(a))
     return w + jnp.clip(x, -w[i], w[j]) * line

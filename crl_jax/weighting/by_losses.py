@@ -14,7 +14,8 @@ Array = jax.Array
 class Uncertainty(Weighting):
     """Minimises the sum of exp(-s) L + s / 2 over s too (Kendall et al. 2018, eq. 10).
 
-    s is the logarithm of a task's variance; every loss is taken as one of classes.
+    s is the logarithm of a task's variance; every loss is treated as a classification
+    loss.
     """
 
     rate: float = 0.025
@@ -30,7 +31,7 @@ class Uncertainty(Weighting):
     def update(
         self, state: State, weights: Array, losses: Array, seen: Array, gram: Array
     ) -> tuple[State, Array]:
-        """Takes a step down the slope of the sum over s."""
+        """Takes a step in s down the slope of the sum."""
         slope = jnp.where(seen, 0.5 - weights * losses, 0.0)
         return {"log_variance": state["log_variance"] - self.rate * slope}, weights
 
@@ -39,14 +40,14 @@ class Uncertainty(Weighting):
 class DynamicWeightAverage(Weighting):
     """T softmax(r / temperature), r = L(epoch - 1) / L(epoch - 2) (Liu et al. 2019).
 
-    L is the mean of an epoch's steps (equation 7). r is 1 where it does not exist.
+    L is the mean of an epoch's steps (equation 7). r is 1 if it does not exist.
     """
 
     temperature: float = 2.0
     epoch_steps: int = 1
 
     def start(self) -> State:
-        """Returns sums over no step, of no epoch."""
+        """Returns sums over no steps, and means of no epochs."""
         zeros = jnp.zeros(self.tasks)
         means = {"last": zeros, "before": zeros}
         return means | {"sum": zeros, "count": zeros, "steps": jnp.zeros((), jnp.int32)}
@@ -77,12 +78,12 @@ class DynamicWeightAverage(Weighting):
 
 @dataclass(frozen=True)
 class GeometricMean(Weighting):
-    """The gradient of (L_1 ... L_T)^(1 / T), over the tasks that the batch has."""
+    """The gradient of (L_1 ... L_T)^(1 / T), over the tasks labelled in the batch."""
 
     looks_ahead = True
 
     def weights(self, state: State, losses: Array, seen: Array) -> Array:
-        """Returns what the mean changes by with each loss."""
+        """Returns how much the mean changes with each loss."""
         count = jnp.maximum(jnp.sum(seen), 1)
         losses = jnp.maximum(losses, TINY)
         mean = jnp.exp(jnp.sum(jnp.where(seen, jnp.log(losses), 0.0)) / count)

@@ -17,14 +17,14 @@ TINY = 1e-12  # keeps a division by zero finite
 
 @dataclass(frozen=True)
 class Weighting:
-    """Fixed weights: what a method is, where it does nothing of its own.
+    """Fixed weights: what a method is if it does nothing of its own.
 
     Attributes:
-      task_weights: a number a task, from the config.
+      task_weights: one number per task, from the config.
       layers: shared layers whose gradient is wanted per task; empty: none.
       combines: whether those gradients are combined, or only looked at.
-      looks_ahead: whether the weights need the losses of their own step: a forward
-        pass more, which XLA finds to be the same where the batch is in one part.
+      looks_ahead: whether the weights need the losses of their own step: one more
+        forward pass, which XLA finds to be the same if the batch is in one part.
     """
 
     task_weights: tuple[float, ...]
@@ -58,8 +58,8 @@ class Weighting:
 
         Args:
           gradients: of the weighted sum of the losses.
-          pull_back: from `jax.vjp` of the losses `[T]`. The network is run forwards
-            once, whatever is asked of it.
+          pull_back: from `jax.vjp` of the losses `[T]`; calling it again does not run
+            the network forwards again.
         """
         if not self.layers:
             return gradients, {}
@@ -79,7 +79,8 @@ class Weighting:
           weights: from `weights`.
           losses: `[T]`, means over the whole batch.
           seen: see `weights`.
-          by_task: those per task from `split_gradients`, added up over the whole batch.
+          by_task: the gradients per task from `split_gradients`, added up over the
+            whole batch.
         """
         # An accelerator would otherwise multiply with fewer digits.
         with jax.default_matmul_precision("highest"):
