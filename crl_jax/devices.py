@@ -26,6 +26,7 @@ from crl_jax.models.network import DATA_AXIS, TASK_AXIS
 from crl_jax.terminal import console
 
 Result = TypeVar("Result")
+Tree = TypeVar("Tree")
 
 # Set to the number of processes if several were started for one program.
 _COUNTS_OF_PROCESSES = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
@@ -183,6 +184,25 @@ def check_batch_size(config: ConfigDict, mesh: Mesh) -> None:
             f"devices times config.train.accumulate={parts}: take a multiple of "
             f"{multiple}, such as {near}."
         )
+
+
+def place(tree: Tree, like: Any) -> Tree:
+    """Places arrays that every process has where others lie, or are to lie.
+
+    `jax.device_put` would have several processes compare each array first.
+
+    Args:
+      tree: of arrays.
+      like: of arrays, or of their shapes, with a sharding each.
+    """
+
+    def put(x: Any, like: Any) -> jax.Array:
+        if like.sharding.is_fully_addressable:
+            return jax.device_put(x, like.sharding)
+        x = np.asarray(x)
+        return jax.make_array_from_callback(x.shape, like.sharding, lambda i: x[i])
+
+    return jax.tree.map(put, tree, like)
 
 
 def put_batch(batch: Batch, mesh: Mesh) -> Batch:

@@ -15,6 +15,7 @@ the Hugging Face Hub expects it.
 """
 
 import json
+from contextlib import suppress
 from pathlib import Path
 
 from crl_jax import cli
@@ -53,6 +54,10 @@ def export(workdir: Path, what: dict[str, str], out: Path) -> None:
         raise UserError(
             f"--out={out} cannot be written: {error.strerror or error}."
         ) from error
+    except UserError:
+        with suppress(OSError):  # there is something in it
+            out.rmdir()
+        raise
 
 
 def _check_config(out: Path) -> None:

@@ -11,7 +11,7 @@ import optax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from crl_jax import optim, step, train_state
+from crl_jax import devices, optim, step, train_state
 from crl_jax.kinds import Kinds
 from crl_jax.models import MultitaskResNet, layers
 from crl_jax.train_state import TrainState
@@ -49,8 +49,15 @@ class Program:
         )
 
     def new_state(self, seed: int) -> TrainState:
-        """Returns the state before the first step, on the devices."""
-        return self._create(np.asarray(jax.random.key_data(jax.random.key(seed))))
+        """Returns the state before the first step, on the devices.
+
+        It is computed on a CPU, so that it has the same bits wherever it goes; and for
+        a GPU the many small kernels of random numbers take far longer to compile.
+        """
+        cpu = jax.local_devices(backend="cpu")[0]
+        with jax.default_device(cpu), layers.traced_for("cpu"):
+            state = self._create(np.asarray(jax.random.key_data(jax.random.key(seed))))
+        return devices.place(state, self.abstract_state)
 
     @cached_property
     def _create(self) -> Callable[[np.ndarray], TrainState]:
@@ -63,7 +70,6 @@ class Program:
                 self.kinds,
                 jax.random.wrap_key_data(key_data),
             ),
-            out_shardings=jax.tree.map(lambda x: x.sharding, self.abstract_state),
             compiler_options=layers.options_to_run_once(),
         )
 

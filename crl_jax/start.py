@@ -6,7 +6,7 @@ from pathlib import Path
 import jax
 from ml_collections import ConfigDict
 
-from crl_jax import models, trained, workdir
+from crl_jax import devices, models, trained, workdir
 from crl_jax.errors import UserError
 from crl_jax.kinds import widths
 from crl_jax.models import MultitaskResNet, pretrained
@@ -72,9 +72,7 @@ def from_weights(state: TrainState, program: Program) -> TrainState:
     else:
         found = pretrained.load(path, network, here)
     console.print(describe(found, origin), soft_wrap=True)
-    variables = jax.tree.map(
-        lambda x, old: jax.device_put(x, old.sharding), found.variables, state.variables
-    )
+    variables = devices.place(found.variables, state.variables)
     average = state.average
     if average is not None:
         average = jax.tree.map(lambda x: x.copy(), variables)

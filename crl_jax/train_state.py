@@ -13,7 +13,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
-from crl_jax import metrics, weighting
+from crl_jax import devices, metrics, weighting
 from crl_jax.kinds import Kinds
 from crl_jax.models.architecture import split_layers
 from crl_jax.models.network import TASK_AXIS, MultitaskResNet
@@ -112,10 +112,8 @@ def partition_specs(abstract: Any) -> Any:
 
 def clear_sums(state: TrainState) -> TrainState:
     """Returns the state with the sums of the metrics at zero."""
-    zeros = jax.tree.map(
-        lambda x: jax.device_put(np.zeros(x.shape, x.dtype), x.sharding), state.sums
-    )
-    return state.replace(sums=zeros)
+    zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), state.sums)
+    return state.replace(sums=devices.place(zeros, state.sums))
 
 
 def side_by_side(states: Sequence[TrainState]) -> TrainState:

@@ -346,4 +346,5 @@ def test_mistakes_are_answered(trained, tmp_path, monkeypatch):
         export.export(trained[0], {"format": "stablehlo"}, tmp_path / "file")
     monkeypatch.setitem(sys.modules, "safetensors.numpy", None)
     with pytest.raises(UserError, match=r"needs safetensors: .*\.\[safetensors\]"):
-        export.export(trained[0], {"format": "safetensors"}, tmp_path)
+        export.export(trained[0], {"format": "safetensors"}, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
