@@ -236,7 +236,7 @@ def show(speeds: dict[str, list[Speed]], pictures: list[Path], size: int) -> Non
         f"{len(pictures):,} JPEGs like {shape}, {kilobytes:.0f} kB, to {size} px",
         columns,
         rows,
-        f"{CORES} cores; medians of {len(found)}. CPU ms: of all cores, an image.",
+        f"{turns.cores()}; medians of {len(found)}. CPU ms: of all cores, per image.",
     )
 
 

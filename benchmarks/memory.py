@@ -44,7 +44,7 @@ def main() -> None:
         ["stages", "temporary, MiB", f"/ {first}", "ms", "range", f"/ {first}"],
         [
             [
-                name,
+                ", ".join(name) if name.isdecimal() else name,
                 f"{memory[name] / 2**20:,.0f}",
                 f"{memory[name] / memory[first]:.2f}",
                 *turns.milliseconds(found),

@@ -131,10 +131,9 @@ def show(
     terminal.print_table(
         f"A step of X-ResNet-{arguments.depth}, {len(CLASSES)} tasks, "
         f"{arguments.size} px, batch {arguments.batch}",
-        ["data x tasks", "ms", "range", f"/ {first}", "state, MiB a device"],
+        ["data x tasks", "ms", "range", f"/ {first}", "state, MiB per device"],
         rows,
-        f"{turns.CORES} cores, which all devices share; medians of "
-        f"{arguments.repeats}.",
+        f"{turns.cores()}, which all devices share; medians of {arguments.repeats}.",
     )
 
 

@@ -137,7 +137,7 @@ def show(
         f"{arguments.batch}",
         ["", "cold, s", "CPU s", "warm, s", "CPU s"],
         rows,
-        f"{turns.CORES} cores; medians of {arguments.repeats}. CPU s: of all cores.",
+        f"{turns.cores()}; medians of {arguments.repeats}. CPU s: of all cores.",
     )
 
 

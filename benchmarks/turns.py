@@ -99,12 +99,17 @@ def images(batch: int, seconds: Sequence[float]) -> str:
     return f"{batch / statistics.median(seconds):,.0f}"
 
 
+def cores() -> str:
+    """Returns how many cores this process may use, in words."""
+    return "1 core" if CORES == 1 else f"{CORES} cores"
+
+
 def note(arguments: argparse.Namespace) -> str:
     """Returns where something was measured, and how often."""
     import jax
 
     kind = jax.devices()[0].device_kind
-    where = f"{CORES} cores" if kind == "cpu" else kind
+    where = cores() if kind == "cpu" else kind
     return f"{where}; medians of {arguments.repeats}."
 
 
