@@ -98,7 +98,7 @@ def main() -> None:
     verb = cli.parser("export", __doc__)
     verb.prog = "python -m benchmarks.export"
     cli.add_workdir(verb, "folder of a run that was trained")
-    verb.add_argument("--repeats", type=cli.positive, default=20, help="of each")
+    verb.add_argument("--repeats", type=cli.positive, default=20, help="per format")
     arguments = cli.read(verb)
     speeds = measure(**vars(arguments))
     print("| format |" + "".join(f" batch {batch} |" for batch in _BATCHES))

@@ -29,9 +29,9 @@ def main() -> None:
     )
     add = verb.add_argument
     add("--manifest", type=Path, required=True)
-    add("--task", required=True, help="whose classes are made small")
-    add("--per_class", type=int, default=8, help="training pictures of a class")
-    add("--rarest", type=int, help="of the last class, to which counts fall evenly")
+    add("--task", required=True, help="the one whose classes lose pictures")
+    add("--per_class", type=int, default=8, help="training pictures per class")
+    add("--rarest", type=int, help="of the last class; counts fall geometrically")
     add("--noise", type=float, default=0.0, help="share of training labels exchanged")
     add("--retest", type=float, default=0.0, help="share of val for a new test split")
     add("--seed", type=int, default=0)

@@ -58,7 +58,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = verb.add_argument
-    add("--images", type=Path, metavar="FOLDER", help="of JPEGs; else made here")
+    add("--images", type=Path, metavar="FOLDER", help="of JPEGs; default: made here")
     add("--count", type=int, default=1000, help="largest number of pictures")
     add("--size", type=int, default=224, help="rows and columns after the crop")
     add("--batch", type=int, default=64)
@@ -233,10 +233,12 @@ def show(speeds: dict[str, list[Speed]], pictures: list[Path], size: int) -> Non
         shape = f"{first.width} x {first.height}"
     kilobytes = sum(p.stat().st_size for p in pictures) / len(pictures) / 1e3
     terminal.print_table(
-        f"{len(pictures):,} JPEGs like {shape}, {kilobytes:.0f} kB, to {size} px",
+        f"{len(pictures):,} JPEGs (the first {shape}, on average {kilobytes:.0f} kB), "
+        f"to {size} px",
         columns,
         rows,
-        f"{turns.cores()}; medians of {len(found)}. CPU ms: of all cores, per image.",
+        f"{turns.cores()}; medians of {len(found)}. CPU ms: all cores together, per "
+        "image.",
     )
 
 

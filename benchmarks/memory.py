@@ -21,7 +21,7 @@ def main() -> None:
         "--stages",
         nargs="+",
         default=["none", "2", "23", "234", "2345"],
-        help="that are computed again, in each choice",
+        help="those that are computed again, for each choice",
     )
     arguments = verb.parse_args()
     devices.start()
@@ -52,8 +52,8 @@ def main() -> None:
             ]
             for name, found in seconds.items()
         ],
-        f"{turns.note(arguments)} Stages computed again; memory beside state and "
-        "batch.",
+        f"{turns.note(arguments)} Stages: those computed again; memory: without "
+        "state and batch.",
     )
     turns.write(arguments.json, {"seconds": seconds, "temporary_bytes": memory})
 

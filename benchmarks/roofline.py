@@ -107,7 +107,7 @@ def described(target: Path) -> Mesh:
         )
     except (OSError, NotImplementedError, jax.errors.JaxRuntimeError) as error:
         raise UserError(
-            f"--target={target}: {error}. It takes a description of a GPU, and "
+            f"--target={target}: {error}. It needs a description of a GPU, and "
             'pip install ".[cuda]".'
         ) from error
     return mesh_of(gpu.devices[0])
@@ -188,7 +188,8 @@ def show(found: dict[str, dict[str, Any]], arguments: argparse.Namespace) -> Non
             ]
             for work, of_work in found.items()
         ],
-        "With plain convolutions; moved to and from memory; beside state and batch.",
+        "GFLOP: with plain convolutions. GB: moved to and from memory. Memory: "
+        "without state and batch.",
     )
     for work, of_work in found.items():
         kinds = of_work["bytes"].most_common(6)
@@ -219,8 +220,8 @@ def show_limits(
         f"{network} on {jax.devices()[0].device_kind}",
         ["", "FLOPs, ms", "bytes, ms", "ms", "range", "share", "images/s"],
         rows,
-        f"Medians of {arguments.repeats}. What the FLOPs and the bytes would take "
-        "alone, and the longer of them as a share of the time.",
+        f"Medians of {arguments.repeats}. FLOPs, bytes: the time that each would take "
+        "alone. Share: the longer of the two over the measured time.",
     )
 
 

@@ -4,8 +4,8 @@
 
 Each mesh has a process of its own with as many CPU devices as the mesh, and the
 processes take turns. All devices share the same cores and the batch stays the same, so
-nothing can become faster: the time that a mesh takes longer than one device is the
-price of dividing.
+nothing can become faster: the extra time that a mesh takes compared with one device is
+the price of dividing.
 """
 
 import argparse
@@ -32,7 +32,7 @@ def main() -> None:
         default=["1x1", "2x1", "4x1", "8x1", "1x2", "2x2", "1x4", "2x4"],
         help="devices for the data x devices for the tasks",
     )
-    add("--worker", metavar="MESH", help="be the process of this mesh")
+    add("--worker", metavar="MESH", help="run as the process of this mesh")
     arguments = verb.parse_args()
     if arguments.worker:
         work(arguments)

@@ -34,7 +34,7 @@ def main() -> None:
     """Measures, and prints a table."""
     verb = turns.parser(__doc__, depth=50, size=224, batch=8, repeats=3)
     verb.add_argument(
-        "--start", action="store_true", help="be one of the processes measured"
+        "--start", action="store_true", help="run as one of the processes measured"
     )
     arguments = verb.parse_args()
     if arguments.start:
@@ -137,7 +137,7 @@ def show(
         f"{arguments.batch}",
         ["", "cold, s", "CPU s", "warm, s", "CPU s"],
         rows,
-        f"{turns.cores()}; medians of {arguments.repeats}. CPU s: of all cores.",
+        f"{turns.cores()}; medians of {arguments.repeats}. CPU s: all cores together.",
     )
 
 

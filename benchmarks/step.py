@@ -5,7 +5,7 @@
 
 Both frameworks compute the same network from the same weights, in turns, in one process
 and on all its cores. The step is a whole train step: gradient and update. PyTorch needs
-`pip install -r benchmarks/requirements.txt`; on a GPU it needs its own build for it,
+`pip install -r benchmarks/requirements.txt`; on a GPU it needs a build for that GPU,
 and uses `torch.compile`.
 """
 

@@ -34,8 +34,8 @@ def main() -> None:
     turns.add_dtype(verb)
     add = verb.add_argument
     add("--width", type=float, default=1.0, help="multiplies the channels")
-    add("--tasks", type=int, default=3, help="of the first two tables")
-    add("--counts", type=int, nargs="+", default=[1, 2, 4, 8], help="of the third")
+    add("--tasks", type=int, default=3, help="in the first two tables")
+    add("--counts", type=int, nargs="+", default=[1, 2, 4, 8], help="in the third one")
     arguments = verb.parse_args()
     devices.start()
     content = {
@@ -146,8 +146,8 @@ def compare_counts(arguments: argparse.Namespace) -> turns.Seconds:
         f"Gradient of X-ResNet-{arguments.depth} by number of tasks",
         ["tasks", "ms", "range", "line, ms"],
         rows,
-        f"{turns.note(arguments)} A task adds {1e3 * slope:,.1f} ms; its "
-        f"{added / 1e9:,.1f} GFLOPs at the speed of the first row: "
+        f"{turns.note(arguments)} A task adds {1e3 * slope:,.1f} ms; at the speed of "
+        f"the first row, its {added / 1e9:,.1f} GFLOPs would take "
         f"{1e3 * expected:,.1f} ms; ratio {slope / expected:.2f}.",
     )
     return seconds

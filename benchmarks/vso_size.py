@@ -211,7 +211,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--folder", type=Path, required=True, help="a new one")
+    parser.add_argument("--folder", type=Path, required=True, help="a new folder")
     parser.add_argument("--pictures", type=int, default=PICTURES)
     arguments = parser.parse_args()
     folder, count = arguments.folder.resolve(), arguments.pictures
@@ -236,8 +236,8 @@ def main() -> None:
     print("\n".join(f"| {' | '.join(row)} |" for row in rows))
     print(
         f"\nOnce the imports are done, the first batch comes after {start['wait']:.1f} "
-        f"s; after {again['wait']:.1f} s when resumed at step {again['step']:,}. In "
-        f"the epoch {epoch['speed']:,.0f} pictures/s."
+        f"s; after {again['wait']:.1f} s when resumed at step {again['step']:,}. The "
+        f"epoch ran at {epoch['speed']:,.0f} pictures/s."
     )
 
 

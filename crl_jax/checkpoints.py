@@ -90,7 +90,7 @@ class Checkpoints:
         self.wait()
         if (waited := time.monotonic() - start) > LONG:
             console.print(
-                f"Step {step:,} has waited {waited:.0f} s for the checkpoint before to "
+                f"Step {step:,} waited {waited:.0f} s for the previous checkpoint to "
                 "be written: is the disk slow?",
                 soft_wrap=True,
             )
@@ -159,13 +159,13 @@ class Checkpoints:
         folder, found = self._directory / str(step), _first_line(error)[:200]
         if elsewhere:
             raise UserError(
-                f"The checkpoint {folder} could not be read here and now ({found}). It "
-                "was left as it is: the same command goes on with it."
+                f"The checkpoint {folder} could not be read for now ({found}). It was "
+                "left as it is: once it can be read, the same command goes on from it."
             ) from error
         if self._read_only:
             raise UserError(
                 f"The checkpoint {folder} is damaged ({found}). Start its training "
-                "again: it goes on from the one before."
+                "again: it goes on from the previous checkpoint."
             ) from error
 
     def _restore(self, step: int, abstract_state: TrainState) -> TrainState:
@@ -207,7 +207,7 @@ class Checkpoints:
             shutil.move(folder, self._damaged / folder.name)
             console.print(
                 f"The checkpoint {folder} is damaged ({_first_line(error)[:200]}); it "
-                f"now lies in {self._damaged}.",
+                f"was moved to {self._damaged}.",
                 soft_wrap=True,
             )
 
@@ -224,14 +224,14 @@ class Checkpoints:
         )
         if jax.process_count() > 1:
             raise UserError(
-                f"{failure}. The same command goes on at the newest whole one."
+                f"{failure}. The same command goes on from the newest whole one."
             ) from error
         for partial in self._directory.glob("*.orbax-checkpoint-tmp*"):
             shutil.rmtree(partial, ignore_errors=True)  # it may fill the disk
         # The old one would fail again each time.
         self._manager = self._open()
         console.print(
-            f"{failure}. The run goes on; the newest whole one is of step "
+            f"{failure}. The run goes on; the newest whole one is from step "
             f"{self.latest or 0:,}.",
             soft_wrap=True,
         )
@@ -242,7 +242,7 @@ class Checkpoints:
             raise UserError(
                 f"The network of step {step:,} is lost: its checkpoint could not be "
                 f"written to {self._directory}. Once it can be, the same command goes "
-                f"on at step {self.latest or 0:,}."
+                f"on from step {self.latest or 0:,}."
             )
 
     def close(self) -> None:

@@ -77,7 +77,7 @@ def add_config(verb: argparse.ArgumentParser) -> None:
         required=True,
         metavar="FILE",
         type=path,
-        help="such as configs/digits.py; set single fields with --config.a.b=value",
+        help="such as configs/digits.py; set individual fields with --config.a.b=value",
     )
 
 
@@ -104,11 +104,11 @@ def add_data_of_run(verb: argparse.ArgumentParser, or_other: bool = False) -> No
     add("--batch_size", type=positive, help=BATCH_SIZE)
     where = verb.add_mutually_exclusive_group()
     where.add_argument(
-        "--manifest", type=path, metavar="FILE", help="the run's, where it is now"
+        "--manifest", type=path, metavar="FILE", help="where the run's manifest is now"
     )
-    add("--data_dir", type=path, metavar="DIR", help="where its shards are now")
+    add("--data_dir", type=path, metavar="DIR", help="where the run's shards are now")
     if or_other:
-        help_text = "another list of pictures, with labels that were trained"
+        help_text = "another list of pictures, with tasks and classes of the run"
         where.add_argument("--on", type=path, metavar="FILE", help=help_text)
 
 
@@ -116,8 +116,8 @@ def add_processes(verb: argparse.ArgumentParser) -> None:
     """Adds the flags that say which processes compute together."""
     group = verb.add_argument_group(
         "several machines",
-        "Found by themselves on Slurm, Open MPI, Kubernetes (indexed jobs) and TPU\n"
-        "pods; elsewhere each process is told.",
+        "Detected on Slurm, Open MPI, Kubernetes (indexed jobs) and TPU pods;\n"
+        "elsewhere, give these flags to each process.",
     )
     group.add_argument("--coordinator", metavar="HOST:PORT", help="first process")
     group.add_argument("--processes", metavar="N", type=positive, help="how many")
@@ -142,7 +142,7 @@ def read(
         name, equals, text = argument.partition("=")
         if not name.startswith("--config.") or "config" not in known:
             raise UserError(
-                f"{argument!r} is not an argument of this verb: see --help."
+                f"{argument!r} is not an argument of this command: see --help."
             )
         if not equals:
             raise UserError(f"{argument} has no value: write {argument}=VALUE.")
@@ -266,10 +266,10 @@ def run(main: Callable[[], None]) -> None:
 
 
 _OUT_OF_MEMORY = (
-    "A device has too little memory for this. What needs less: a smaller "
+    "A device has too little memory for this. To use less: a smaller "
     "config.data.batch_size, config.train.accumulate=4 (a batch in four parts), "
     "config.model.dtype=bfloat16, or config.model.remat=(2,3); for a network that is "
-    "trained already, a smaller --batch_size; for seeds side by side, --together=1."
+    "already trained, a smaller --batch_size; for seeds side by side, --together=1."
 )
 
 

@@ -25,7 +25,7 @@ def main() -> None:
     """Reads the arguments and compares."""
     verb = cli.parser("compare", __doc__)
     cli.add_config(verb)
-    cli.add_workdir(verb, "the comparison's folder; a run of it is a folder in it")
+    cli.add_workdir(verb, "the comparison's folder, with one in it for each run")
     add = verb.add_argument
     add(
         "--networks",
@@ -34,13 +34,13 @@ def main() -> None:
         metavar="A,B",
         help="such as S,M,X,heads",
     )
-    add("--seeds", type=cli.positive, default=5, metavar="N", help="runs of each")
+    add("--seeds", type=cli.positive, default=5, metavar="N", help="runs per network")
     add(
         "--together",
         type=cli.positive,
         metavar="N",
         help="seeds to train as one program; by default one on a CPU, and on another "
-        "device as many as half of its memory holds",
+        "device as many as fit into half of its memory",
     )
     add(
         "--sweep",
@@ -73,7 +73,7 @@ def main() -> None:
 def _names(text: str) -> list[str]:
     names = [name for name in text.split(",") if name]
     if not names or len(set(names)) < len(names):
-        raise argparse.ArgumentTypeError(f"{text!r} names none, or one twice")
+        raise argparse.ArgumentTypeError(f"{text!r} lists no name, or one name twice")
     return names
 
 

@@ -184,11 +184,13 @@ def _check_values(config: ConfigDict) -> None:
         )
     for name in ("data.mean", "data.std"):
         if len(values[name]) != 3:
-            raise UserError(f"config.{name} needs three numbers, one a colour channel.")
+            raise UserError(
+                f"config.{name} needs three numbers, one per colour channel."
+            )
     if round(64 * config.model.width) < 1:
         raise UserError(
-            f"config.model.width is {config.model.width}, which leaves no channel of "
-            "64; it must be at least 0.01."
+            f"config.model.width is {config.model.width}, which leaves none of 64 "
+            "channels; it must be at least 0.01."
         )
     if not set(config.model.remat) <= {2, 3, 4, 5}:
         raise UserError(

@@ -25,8 +25,9 @@ def _check_data_and_length(config: ConfigDict) -> None:
     if config.data.manifest and config.data.tasks:
         raise UserError(
             f"config.data.tasks.{next(iter(config.data.tasks))} names a feature of a "
-            "TFDS data set, but config.data.manifest is set, each further column of "
-            "which is a task: leave it out, and delete the columns that are to be none."
+            "TFDS data set, but config.data.manifest is set, where each column but "
+            "file and split is a task: leave the field out, and delete columns that "
+            "should not be tasks."
         )
     if config.data.tfds and config.data.resize:
         raise UserError(
@@ -36,8 +37,8 @@ def _check_data_and_length(config: ConfigDict) -> None:
         )
     if not (config.data.val_split or config.data.test_split):
         raise UserError(
-            "config.data.val_split and config.data.test_split are both empty: the "
-            "network could not be evaluated; name one of them."
+            "config.data.val_split and config.data.test_split are both empty, so the "
+            "network could not be evaluated: set one of them."
         )
     if config.train.steps and config.train.epochs:
         raise UserError(
@@ -48,7 +49,7 @@ def _check_data_and_length(config: ConfigDict) -> None:
         raise UserError(
             f"config.data.sampling={config.data.sampling}, config.data.sampling_task="
             f"{config.data.sampling_task!r}: balanced and square_root need a task, "
-            "uniform none."
+            "uniform takes none."
         )
     if config.data.batch_size % config.train.accumulate:
         raise UserError(
@@ -96,8 +97,9 @@ def _check_fine_tuning(config: ConfigDict) -> None:
     ):
         if needs and not config.init["from"]:
             raise UserError(
-                f"config.model.{name}={model[name]} would keep what the seed alone "
-                "made: name the weights to start from with config.init.from."
+                f"config.model.{name}={model[name]} would keep the values of an "
+                "untrained network: name the weights to start from with "
+                "config.init.from."
             )
 
 
@@ -107,8 +109,8 @@ def _check_weighting(config: ConfigDict) -> None:
         if weighting != "fixed" and settings.weight != 1:
             raise UserError(
                 f"config.tasks.{task}.weight is {settings.weight}, which "
-                f"config.optim.weighting={weighting} would not look at: set it to 1, "
-                "or weighting=fixed."
+                f"config.optim.weighting={weighting} would ignore: set it to 1, or "
+                "weighting=fixed."
             )
     by_gradients = weighting in ("gradnorm", "pcgrad", "cagrad")
     if by_gradients and config.train.task_devices > 1:

@@ -87,8 +87,9 @@ def check_against(config: ConfigDict, widths: Mapping[str, int]) -> None:
         for other in widths:
             if re.fullmatch(_COLUMN_OF.format(task=task), other):
                 raise UserError(
-                    f"The data: beside a task {task!r} none can be named {other!r}, "
-                    "which is a column of its predictions. Name one of them otherwise."
+                    f"The data: beside a task {task!r} no other can be named "
+                    f"{other!r}, which is a column of its predictions. Rename one of "
+                    "them."
                 )
     for task, settings in config.tasks.items():
         if task not in widths:
@@ -111,7 +112,7 @@ def check_against(config: ConfigDict, widths: Mapping[str, int]) -> None:
     if kind != "categorical":
         raise UserError(
             f"config.data.sampling_task={sampled}: that task is {kind}; examples can "
-            "be drawn by the classes of a categorical one."
+            "only be drawn by the classes of a categorical task."
         )
 
 

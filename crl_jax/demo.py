@@ -66,7 +66,7 @@ def _listen(host: str, port: int) -> socket.socket:
         other = "port" if number in (errno.EADDRINUSE, errno.EACCES) else "host"
         reason = getattr(error, "strerror", error)
         raise UserError(
-            f"--host={host} --port={port} cannot be listened at ({reason}): give "
+            f"--host={host} --port={port} cannot be listened on ({reason}): give "
             f"another --{other}."
         ) from error
 
@@ -76,8 +76,8 @@ def main() -> None:
     verb = cli.parser("demo", __doc__)
     cli.add_workdir(verb, "folder of a trained run, or of its export to safetensors")
     add = verb.add_argument
-    add("--host", default="127.0.0.1", help="address to listen at")
-    add("--port", type=cli.positive, default=7860, help="likewise")
+    add("--host", default="127.0.0.1", help="address to listen on")
+    add("--port", type=cli.positive, default=7860, help="port to listen on")
     arguments = cli.read(verb)
 
     from crl_jax import devices

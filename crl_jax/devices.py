@@ -142,7 +142,7 @@ def check_alone(what: str) -> None:
       what: such as "A report is written".
     """
     if jax.process_count() > 1:
-        raise UserError(f"{what} by one process: start one alone.")
+        raise UserError(f"{what} by one process only: start just one.")
 
 
 def anywhere(found: bool) -> bool:
@@ -180,9 +180,9 @@ def check_batch_size(config: ConfigDict, mesh: Mesh) -> None:
     if batch_size % multiple:
         near = max(multiple, batch_size // multiple * multiple)
         raise UserError(
-            f"config.data.batch_size={batch_size} does not divide over {devices} "
-            f"devices times config.train.accumulate={parts}: take a multiple of "
-            f"{multiple}, such as {near}."
+            f"config.data.batch_size={batch_size} cannot be divided equally over "
+            f"{devices} devices times config.train.accumulate={parts}: take a multiple "
+            f"of {multiple}, such as {near}."
         )
 
 

@@ -154,8 +154,8 @@ def _data_of_run(
         config.data.manifest = os.fspath(manifest)
     if config.data.manifest and not Path(config.data.manifest).exists():
         raise UserError(
-            f"The manifest {config.data.manifest} is not there: give --manifest=FILE, "
-            "where it is now."
+            f"The manifest {config.data.manifest} is not there: say where it is now "
+            "with --manifest=FILE."
         )
     data = source.find_source(config)
     check_data(workdir, run, data.classes, data.identity)

@@ -70,8 +70,8 @@ def _check_config(out: Path) -> None:
         exported = False
     if not exported:
         raise UserError(
-            f"--out={out} has a config.json that is not of an export, but of a run or "
-            "of something else, and would be overwritten: give another folder."
+            f"--out={out} has a config.json that is not from an export, but from a run "
+            "or something else, and would be overwritten: give another folder."
         )
 
 
@@ -86,7 +86,7 @@ def main() -> None:
         choices=FORMATS,
         dest="format",
         metavar="FORMAT",  # all of them in a row are wider than a terminal
-        help="one of those above",
+        help="one of the formats above",
     )
     add(
         "--out",
@@ -94,8 +94,8 @@ def main() -> None:
         metavar="DIR",
         help="default: export/FORMAT in --workdir",
     )
-    add("--data_name", metavar="TEXT", help="of the data, for the model card")
-    add("--data_license", metavar="TEXT", help="of the data, for the model card")
+    add("--data_name", metavar="TEXT", help="the data's name, for the model card")
+    add("--data_license", metavar="TEXT", help="the data's licence, likewise")
     arguments = vars(cli.read(verb))
 
     from crl_jax import devices

@@ -31,12 +31,12 @@ def read(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text("utf-8", "surrogateescape"))
     except (OSError, ValueError) as error:
         raise UserError(
-            f"{path} cannot be read ({error}). Bring it back from a copy, or train in "
+            f"{path} cannot be read ({error}). Restore it from a copy, or train in "
             "another --workdir."
         ) from error
     if not isinstance(content, dict):
         raise UserError(
-            f"{path} is damaged: it holds no names and values. Bring it back from a "
-            "copy, or train in another --workdir."
+            f"{path} is damaged: it is not a JSON object. Restore it from a copy, or "
+            "train in another --workdir."
         )
     return content

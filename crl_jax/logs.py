@@ -153,14 +153,14 @@ class MetricsLog:
             if not before:
                 console.print(
                     f"{self._path} cannot be written now ({error.strerror}). The run "
-                    "goes on; its rows wait.",
+                    "goes on; its rows are kept until it can be.",
                     soft_wrap=True,
                 )
             return
         self._size += len(self._waiting)
         self._waiting = b""
         if before:
-            console.print(f"{self._path} is written again.", soft_wrap=True)
+            console.print(f"{self._path} is being written again.", soft_wrap=True)
 
     def close(self) -> None:
         """Closes the files, and reports rows that could not be written."""
@@ -200,8 +200,8 @@ class _Board:
         except OSError as error:
             self.close()
             console.print(
-                f"TensorBoard's file cannot be written ({error.strerror}): no more of "
-                "it until the run is started again.",
+                f"TensorBoard's file cannot be written ({error.strerror}): nothing "
+                "more goes into it until the run is started again.",
                 soft_wrap=True,
             )
 

@@ -44,7 +44,7 @@ MEANINGS = {
     "S": "one network per task",
     "M": "multitask, branched, without cross-residuals",
     "X": "with cross-residuals, as the config says",
-    "heads": "one trunk, of which only the heads are apart",
+    "heads": "one trunk, with only the heads separate",
     "cross-stitch": "as M, with learned sums of the branches (Misra et al. 2016)",
     "NDDR": "as M, with 1x1 convolutions over all branches (Gao et al. 2019)",
     "MTAN": "one trunk, of which each task attends to a part (Liu et al. 2019)",
@@ -59,7 +59,7 @@ def settings(name: str, config: ConfigDict) -> Settings:
     """
     if name not in NETWORKS:
         raise UserError(
-            f"There is no network {name!r}; there are: {', '.join(NETWORKS)}."
+            f"There is no network {name!r}; the networks are: {', '.join(NETWORKS)}."
         )
     own = NETWORKS[name]
     if name == "S":

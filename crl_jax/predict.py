@@ -34,8 +34,8 @@ def main() -> None:
         "pictures",
         nargs="+",
         metavar="FILE|FOLDER|-",
-        help="pictures; a folder stands for all in it and below, - for a picture from "
-        "the standard input",
+        help="pictures; a folder stands for all pictures in and below it, - for one "
+        "from the standard input",
     )
     add("--top", type=cli.positive, default=5, metavar="N", help="labels per task")
     add(

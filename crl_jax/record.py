@@ -58,7 +58,7 @@ class Record:
             state = start.from_weights(state, program)
         else:
             console.print(
-                f"Going on at step {self.done:,} of {schedule.steps:,} in {folder}."
+                f"Going on from step {self.done:,} of {schedule.steps:,} in {folder}."
             )
             if not config.train.skip_nonfinite:  # it may have been set before
                 state = state.replace(skipped=0 * state.skipped)

@@ -33,7 +33,7 @@ class Schedule:
         """Raises UserError if a config sets neither steps nor epochs."""
         if not config.train.steps and not config.train.epochs:
             raise UserError(
-                "The run has no step: set config.train.steps or config.train.epochs."
+                "The run has no steps: set config.train.steps or config.train.epochs."
             )
 
     @classmethod

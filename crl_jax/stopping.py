@@ -43,7 +43,7 @@ class StopRequest:
                 console.show_cursor()  # which the progress bar hides
                 os._exit(128 + asked)  # the second Ctrl-C; a kill does no harm
             self._signal = asked
-            again = "; once more leaves at once" if asked is signal.SIGINT else ""
+            again = "; a second one exits at once" if asked is signal.SIGINT else ""
             console.print(f"{asked.name}: stopping after this step{again}.")
 
     def after(self, step: int) -> bool:
@@ -68,11 +68,11 @@ class StopRequest:
         """
         name = self._signal.name if self._signal else "a signal"
         which = (
-            "which is saved" if saved == step else f"of which {saved or 0:,} are saved"
+            "which is saved" if saved == step else f"saved up to step {saved or 0:,}"
         )
         return Stopped(
             f"Stopped by {name} after step {step:,}, {which} in {folder}. The same "
-            "command goes on there.",
+            "command goes on from there.",
             self._signal or signal.SIGTERM,
         )
 
@@ -156,10 +156,10 @@ def stop_at_broken_step(
         path.write_text(json.dumps(content, indent=2, ensure_ascii=False), "utf-8")
     what = f"loss of {', '.join(tasks)}" if tasks else "gradient"
     return Diverged(
-        f"The {what} is infinite or no number at step {step:,}; the state before it is "
+        f"The {what} is NaN or infinite at step {step:,}; the state before it is "
         f"saved, and {path} lists its pictures. "
         "config.train.skip_nonfinite=True leaves such steps out and goes on. What "
         "usually helps, in another --workdir: a lower config.optim.learning_rate, a "
-        "longer config.optim.warmup, config.optim.clip_norm=1, or float32 as "
-        "config.model.dtype."
+        "longer config.optim.warmup, config.optim.clip_norm=1, or "
+        "config.model.dtype=float32."
     )

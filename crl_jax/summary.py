@@ -66,7 +66,7 @@ def main() -> None:
     if not classes:
         if not (config.data.manifest or config.data.tfds):
             raise UserError(
-                "The config names neither data nor classes: set "
+                "The config gives neither data nor classes: set "
                 "--config.data.manifest=FILE.csv, or --config.tasks.NAME.classes=10 "
                 "for each task."
             )

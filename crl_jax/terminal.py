@@ -75,7 +75,7 @@ class PlainConsole(Console):
             with suppress(OSError):  # it may go where the output went
                 print(
                     f"The output cannot be written any more ({failure.strerror}): the "
-                    "run goes on without.",
+                    "run goes on without it.",
                     file=sys.stderr,
                 )
             # What is left of it would be an error again when Python ends.
@@ -185,7 +185,7 @@ class TrainingProgress:
         def tell() -> None:
             console.print(
                 f"Step {step:,} has waited {LONG:.0f} s for its pictures: is the disk "
-                "slow, or away?",
+                "slow or unavailable?",
                 soft_wrap=True,
             )
 

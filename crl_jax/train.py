@@ -197,7 +197,7 @@ def describe(
     config: ConfigDict, data: source.Source, schedule: Schedule, mesh: Mesh, runs: int
 ) -> str:
     """Returns what is going to be trained, on what, in one sentence."""
-    times = f"{runs} times " if runs > 1 else ""
+    times = f"{runs} runs of " if runs > 1 else ""
     tasks = ", ".join(f"{task} ({kind.size})" for task, kind in data.kinds.items())
     return (
         f"Training {times}ResNet-{config.model.depth}, branched from "
@@ -220,6 +220,6 @@ def what_cannot_cross(model: ConfigDict, tasks: int) -> str:
     last = layer_names(model.depth)[-3]
     return (
         "Warning: nothing crosses between the tasks. Branched from "
-        f"{model.branch_from}, they have no unit of their own behind another: set "
+        f"{model.branch_from}, they have no unit of their own after another: set "
         f"config.model.branch_from to {last} or before, or config.model.cross.init=0."
     )

@@ -132,7 +132,7 @@ def check_free(workdir: Path, run: Run) -> None:
     if not has_checkpoint(workdir) and (workdir / "damaged").exists():
         raise UserError(
             f"--workdir={workdir} has no whole checkpoint any more, only damaged ones: "
-            "to begin anew, give another one, or delete it."
+            "to begin anew, give another --workdir, or delete this one."
         )
     if not has_checkpoint(workdir) and not is_done(workdir):
         return
@@ -158,7 +158,7 @@ def check_free(workdir: Path, run: Run) -> None:
         raise UserError(
             f"--workdir={workdir} holds a run whose tasks are in the order "
             f"{', '.join(old.kinds)}; now it is {', '.join(run.kinds)}. Give them in "
-            "that order, or train in another --workdir."
+            "the run's order, or train in another --workdir."
         )
 
 
@@ -175,16 +175,17 @@ def check_data(workdir: Path, run: Run, classes: Classes, data: str) -> None:
         ours, theirs = tuple(run.classes.get(task, ())), tuple(classes.get(task, ()))
         if ours != theirs:
             raise UserError(
-                f"--workdir={workdir} holds a run with other classes of task {task!r} "
-                f"than the data has ({len(ours)} and {len(theirs)}, or other names): "
-                "take the data it was trained on, or train in another --workdir."
+                f"--workdir={workdir} holds a run whose classes of task {task!r} "
+                f"differ from the data's ({len(ours)} and {len(theirs)}, or different "
+                "names): take the data it was trained on, or train in another "
+                "--workdir."
             )
     if data != run.data:
         raise UserError(
-            f"--workdir={workdir} holds a run on other data ({run.data} there, {data} "
-            "now): the pictures or the manifest changed since. Take the data it was "
-            "trained on, or train in another --workdir; `python -m crl_jax.evaluate "
-            "--on=FILE` judges it on another list."
+            f"--workdir={workdir} holds a run on different data ({run.data} there, "
+            f"{data} now): the pictures or the manifest have changed since. Take the "
+            "data it was trained on, or train in another --workdir; `python -m "
+            "crl_jax.evaluate --on=FILE` evaluates it on another list."
         )
 
 
@@ -212,8 +213,8 @@ def read(workdir: Path) -> Run:
         return Run(config, kinds.from_known(config, known), data)
     except (TypeError, ValueError, KeyError) as error:
         raise UserError(
-            f"{workdir / 'classes.json'} does not belong to config.json beside it: "
-            "bring both back from a copy, or train in another --workdir."
+            f"{workdir / 'classes.json'} does not match config.json beside it: "
+            "restore both from a copy, or train in another --workdir."
         ) from error
 
 

@@ -64,7 +64,7 @@ def check_damage(saved, folder, name, damage, rng, capsys):
     else:
         assert best == 3
         told = said.out.replace("\n", " ")
-        assert re.search(r"checkpoint .*6 is damaged \(.+\); it now lies in", told)
+        assert re.search(r"checkpoint .*6 is damaged \(.+\); it was moved to", told)
         assert (folder / "damaged" / "6").is_dir()
         assert not (folder / "checkpoints" / "6").exists()
     return step
@@ -146,7 +146,7 @@ def test_a_run_goes_on_from_the_checkpoint_before(trained, saved, tmp_path, caps
         evaluation.evaluate(tmp_path / "run", "test")
 
     train(workdir.read(directory).config, tmp_path / "run")
-    assert "Going on at step 3 of 6" in capsys.readouterr().out
+    assert "Going on from step 3 of 6" in capsys.readouterr().out
     chex.assert_trees_all_equal(
         launched.saved_state(tmp_path / "run"), launched.saved_state(directory)
     )
@@ -203,7 +203,7 @@ def test_what_cannot_be_read_now_is_not_damaged(saved, tmp_path, monkeypatch, er
 
     with closing(Checkpoints(tmp_path)) as checkpoints:
         monkeypatch.setattr(checkpoints, "_restore", restore)
-        with pytest.raises(UserError, match=r"6 could not be read here and now \("):
+        with pytest.raises(UserError, match=r"6 could not be read for now \("):
             checkpoints.restore_latest(abstract)
         assert checkpoints.latest == 6
     assert not (tmp_path / "damaged").exists()

@@ -71,8 +71,8 @@ def test_a_sweep_concerns_the_networks_that_leave_the_field_open(config):
 @pytest.mark.parametrize(
     ("names", "sweeps", "message"),
     [
-        ("MX", [], r"add it, --networks=S,M,X"),
-        (["S", "Y"], [], r"no network 'Y'; there are: S, M, X"),
+        ("MX", [], r"add it with --networks=S,M,X"),
+        (["S", "Y"], [], r"no network 'Y'; the networks are: S, M, X"),
         ("SM", [("model.cross.init", [0.5])], r"every network .* sets it itself"),
         ("SX", [("train.seed", [1])], r"that is what --seeds is for"),
         ("SX", [("model.depth", [19])], r"depth is 19; it can be"),
@@ -101,7 +101,7 @@ def test_task_weights_are_not_for_single_networks(config):
 
 def test_every_value_is_looked_at_before_any_is_trained(config, tmp_path):
     what = plan.make(config, ["S", "X"], 1, [("data.batch_size", [9])])
-    with pytest.raises(UserError, match="data.batch_size=9 does not divide"):
+    with pytest.raises(UserError, match="data.batch_size=9 cannot be divided"):
         runs.plan_runs(what, tmp_path)
 
 

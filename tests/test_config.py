@@ -102,7 +102,7 @@ def test_fields_are_set_from_text(name, text, value):
         ("model.width", "True", r"width is True; it must be a number"),
         ("model.width", "0", r"width is 0.*must be above 0"),
         ("model.remat", "(1, 2)", r"remat is \(1, 2\); it can list the stages 2, 3, 4"),
-        ("model.width", "0.001", r"width is 0.001, which leaves no channel"),
+        ("model.width", "0.001", r"width is 0.001, which leaves none of 64"),
         ("optim.learning_rate", "1e999", r"rate is inf; it must be a number"),
         ("optim.decay_by", "-1", r"decay_by is -1.0; it cannot be below 0"),
         ("data.flip", "no", r"flip is 'no'; it must be True or False"),
@@ -135,9 +135,9 @@ def test_a_wrong_field_has_one_message(name, text, message):
 @pytest.mark.parametrize(
     ("tasks", "message"),
     [
-        (["mood", "mood_1"], r"beside a task 'mood' none can be named 'mood_1'"),
-        (["mood_predicted", "mood"], r"'mood' none can be named 'mood_predicted'"),
-        (["joint_mood", "mood"], r"'mood' none can be named 'joint_mood'"),
+        (["mood", "mood_1"], r"beside a task 'mood' no other can be named 'mood_1'"),
+        (["mood_predicted", "mood"], r"'mood' no other can be named 'mood_predicted'"),
+        (["joint_mood", "mood"], r"'mood' no other can be named 'joint_mood'"),
         (["error"], r"The data: no task can be named 'error'"),
     ],
 )

@@ -153,7 +153,7 @@ def test_a_full_disk_that_gets_room_again(
     assert said.err == ""
     assert re.search(
         r"A checkpoint could not be written to .* \(No space left on device\). The run "
-        r"goes on; the newest whole one is of step 2\.",
+        r"goes on; the newest whole one is from step 2\.",
         said.out,
     )
     assert_same_run(undisturbed, directory)
@@ -172,7 +172,7 @@ def test_a_full_disk_to_the_end(small_config, whole, small_disk, monkeypatch, ca
         patch.setattr(
             run_files, "write_result", lambda *_: pytest.fail("it is not done")
         )
-        told = r"The network of step 6 is lost.* goes on at step 2\."
+        told = r"The network of step 6 is lost.* goes on from step 2\."
         with pytest.raises(UserError, match=told):
             train(small_config, directory)
     said = capfd.readouterr()
@@ -255,7 +255,7 @@ def test_a_disk_that_turns_read_only(
 
     with monkeypatch.context() as patch:
         at_batch(2, patch, fails)
-        with pytest.raises(UserError, match=r"cannot be written|goes on at step 2\."):
+        with pytest.raises(UserError, match=r"cannot be written|goes on from step 2\."):
             train(small_config, directory)
     said = capfd.readouterr()
     assert said.err == ""
@@ -284,7 +284,7 @@ def test_rows_wait_for_room(small_disk, capsys):
     assert (
         said.count("metrics.csv cannot be written now (No space left on device)") == 1
     )
-    assert said.count("metrics.csv is written again.") == 1
+    assert said.count("metrics.csv is being written again.") == 1
     assert said.count("TensorBoard's file cannot be written (No space left") == 1
 
 

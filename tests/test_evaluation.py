@@ -159,13 +159,13 @@ def test_edited_data_is_not_what_was_trained_on(trained, tmp_path):
     directory, _ = trained
     manifest = copy_data(directory, tmp_path / "edited", "labels.csv")
     manifest.write_text(manifest.read_text().replace("20.png,test", "20.png,train"))
-    with pytest.raises(UserError, match="holds a run on other data"):
+    with pytest.raises(UserError, match="holds a run on different data"):
         evaluation.evaluate(directory, "test", manifest=manifest)
 
 
 def test_data_that_is_gone_is_named(trained, tmp_path):
     directory, _ = trained
-    with pytest.raises(UserError, match=r"gone.csv is not there: give --manifest=FILE"):
+    with pytest.raises(UserError, match=r"gone.csv is not there: say where it is"):
         evaluation.evaluate(directory, "test", manifest=tmp_path / "gone.csv")
 
 
@@ -176,7 +176,7 @@ def test_other_classes_than_were_trained_are_refused(trained, tmp_path):
     swapped = json.loads(path.read_text())
     swapped["hue"].reverse()
     path.write_text(json.dumps(swapped))
-    with pytest.raises(UserError, match=r"other classes of task 'hue'"):
+    with pytest.raises(UserError, match=r"run whose classes of task 'hue' differ"):
         evaluation.evaluate(tmp_path / "run", "test")
 
 
@@ -222,9 +222,12 @@ def test_another_list_is_judged_by_the_names_of_its_labels(trained, tmp_path, ca
     [
         (
             ["01.png,test,x,n2", "02.png,test,x,N3"],
-            r"row 3 has 'N3' \(for 'n3'\?\): write",
+            r"row 3 has 'N3' \(did you mean 'n3'\?\): write",
         ),
-        (["01.png,test,x,n2", "02.png,tset,x,n3"], r"row 3 has 'tset' \(for test\?\)"),
+        (
+            ["01.png,test,x,n2", "02.png,tset,x,n3"],
+            r"row 3 has 'tset' \(did you mean test\?\)",
+        ),
         (["gone.png,test,x,n2"], r"row 2 has 'gone.png'"),
     ],
 )
@@ -237,7 +240,7 @@ def test_a_mistake_in_another_list_is_named(trained, tmp_path, rows, message):
 def test_another_list_must_be_there_and_have_a_task_of_the_run(trained, tmp_path):
     path = other_list(trained[0], tmp_path / "other", ["01.png,test,x,n2"])
     path.write_text(path.read_text().replace("number", "Number"))
-    with pytest.raises(UserError, match=r"no column is one of .*: hue, number. Name"):
+    with pytest.raises(UserError, match=r"no column is one of .*: hue, number. Use"):
         evaluation.evaluate(trained[0], on=path)
     with pytest.raises(UserError, match=r"gone.csv: No such file"):
         evaluation.evaluate(trained[0], on=tmp_path / "gone.csv")

@@ -118,7 +118,7 @@ def test_the_pillow_code_scales_as_pictures_were_stored(trained, predictor, tmp_
     )
     contents = export_files.files(scaled, trained[0], {"format": "stablehlo"})
     card = contents["README.md"]
-    assert "more than 20 pixels in their shorter side are scaled down" in card
+    assert "whose shorter side has more than 20 pixels are scaled down" in card
     assert (
         contents["preprocessor_config.json"]["largest_shorter_side_before_crop"] == 20
     )
@@ -294,7 +294,7 @@ def test_accuracies_of_no_or_another_checkpoint_are_not_shown(trained, tmp_path,
         path.write_text(json.dumps(content | {"step": step}))
     export.export(tmp_path / "run", {"format": "stablehlo"}, tmp_path / "out")
     card = (tmp_path / "out" / "README.md").read_text("utf-8")
-    assert "the training had not ended" in card
+    assert "the run has no final result" in card
     assert "model-index" not in yaml.safe_load(card.split("---\n")[1])
 
 
@@ -318,7 +318,7 @@ def test_no_config_of_anything_else_is_overwritten(trained, tmp_path, content):
         config = tmp_path / "config.json"
         config.write_text(content)
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
-    with pytest.raises(UserError, match="has a config.json that is not of an export"):
+    with pytest.raises(UserError, match="has a config.json that is not from an export"):
         export.export(directory, {"format": "safetensors"}, config.parent)
     assert before == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
 

@@ -173,5 +173,5 @@ def test_what_cannot_be_decided_together_is_answered(trained, tmp_path):
     directory = tmp_path / "run"
     shutil.copytree(trained[0], directory)
     (directory / "combinations.json").unlink()
-    with pytest.raises(UserError, match="no two categorical tasks with labels that"):
+    with pytest.raises(UserError, match="not have two categorical tasks with labels"):
         joint.choose_weights(directory, "test")

@@ -254,7 +254,7 @@ def test_cells_of_a_list_that_a_trained_network_is_evaluated_on(listed):
     assert other.labels["animals"][0].tolist() == [1, 0]
     assert other.fingerprint != manifest.fingerprint
     path.write_text(path.read_text().replace("dog", "dog;cow"))
-    with pytest.raises(UserError, match=r"may hold the 2 classes .* has 'cow'"):
+    with pytest.raises(UserError, match=r"may hold only the 2 classes .* has 'cow'"):
         read_manifest(path, trained=trained)
 
 
@@ -281,8 +281,8 @@ def test_shards_of_other_kinds_are_others_and_those_of_classes_stay(listed):
         (("val", "cat", "-inf"), "row 7 has '-inf'"),
         (("val", "cat", "1e39"), "row 7 has '1e39'"),
         (("val", "cat", "1_000"), "row 7 has '1_000'"),
-        (("train", "cat;", "1"), "row 7 has 'cat;': remove what is too much"),
-        (("train", "cat;-", "1"), "'-' stands alone for none of them"),
+        (("train", "cat;", "1"), "row 7 has 'cat;': remove what does not belong"),
+        (("train", "cat;-", "1"), "'-' on its own means none of them"),
         (("train", ";", "1"), "row 7 has ';'"),
         (("val", "cat;owl", "1"), "every class needs a picture in train, but row 7"),
     ],

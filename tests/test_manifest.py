@@ -145,7 +145,7 @@ MISTAKES = {
     "a folder": (None, ["is a directory", "Give a CSV file"]),
     "empty": ("", ["is empty", "file,split,<task>"]),
     "blank": ("\n\n", ["is empty", "file,split,<task>"]),
-    "only a header": (GOOD[:1], ["lists no picture", "Add a row"]),
+    "only a header": (GOOD[:1], ["lists no pictures", "Add a row"]),
     "no column file": (replaced(1, "path,split,noun,adjective"), ["row 1", "'file'"]),
     "no column split": (replaced(1, "file,part,noun,adjective"), ["row 1", "'split'"]),
     "semicolons": (
@@ -188,7 +188,7 @@ MISTAKES = {
     ),
     "nothing in train": (
         [line.replace("train", "val") for line in GOOD],
-        ["'split'", "never says train", "Mend"],
+        ["'split'", "never says train", "Write it"],
     ),
     "no label": (
         ["file,split,noun", "a.jpg,train,", "b.jpg,train,"],
@@ -228,7 +228,7 @@ MISTAKES = {
     ),
     "class never in train": (
         replaced(4, "sub/c.jpg,val,cow,"),
-        ["column 'noun'", "row 4 (val)", "'cow'", "move one", "or take it out"],
+        ["column 'noun'", "row 4 (val)", "'cow'", "move one", "or take the class out"],
     ),
     "line break in a class": (
         replaced(3, 'b.jpg,train,"dog\nbig",sad'),

@@ -231,7 +231,7 @@ def test_folders_are_searched_and_files_are_tried(tmp_path):
     inside = tmp_path / "in"
     found = unlabelled.find([inside, inside / "notes.txt"])
     assert found == [inside / "a.png", inside / "b" / "2.JPG", inside / "notes.txt"]
-    with pytest.raises(UserError, match="empty has no picture"):
+    with pytest.raises(UserError, match="empty has no pictures"):
         unlabelled.find([tmp_path / "empty"])
 
 

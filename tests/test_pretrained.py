@@ -67,7 +67,7 @@ def test_torchvisions_names_and_axes(network, variables, tmp_path, suffix):
     assert {name.split("/")[1] for name in found.new} == {"head"}
     text = describe(found, "weights")
     assert f"{len(expected)} arrays taken" in text
-    assert "Left, heads are new: fc." in text
+    assert "Left out (heads are new): fc." in text
 
 
 def test_tensors_that_lie_transposed_in_a_pth(network, variables, tmp_path):
@@ -141,7 +141,7 @@ def test_a_keras_file_that_stands_for_more_than_it_has_is_refused(tmp_path):
     path = tmp_path / "a.h5"
     with h5py.File(path, "w") as file:
         file.create_dataset("conv1_conv/a/kernel:0", (7, 7, 3, 64), compression="gzip")
-    with pytest.raises(UserError, match=r"kernel:0 is compressed, or lies in another"):
+    with pytest.raises(UserError, match=r"kernel:0 is compressed or stored in another"):
         pretrained.load(path, network, {})
 
 
@@ -172,7 +172,7 @@ def test_a_shape_that_does_not_fit_names_both(network, tmp_path):
     ("name", "content", "message"),
     [
         ("a.txt", b"", r"weights are read from .safetensors, .pth"),
-        ("a.pth", b"no zip", r"not in the format that PyTorch saves since"),
+        ("a.pth", b"no zip", r"not in the format that PyTorch has saved since"),
         ("a.safetensors", b"nothing", r"a.safetensors cannot be read"),
         ("none.pth", None, r"there is no such file"),
     ],
@@ -189,7 +189,7 @@ def test_weights_of_another_depth_are_answered(network, variables, tmp_path):
     tensors = torch_tensors(network)
     fewer = {k: v for k, v in tensors.items() if not k.startswith("layer4.1")}
     write_pth(tmp_path / "a.pth", fewer)
-    with pytest.raises(UserError, match=r"lacks .*res5b.* weights are of another"):
+    with pytest.raises(UserError, match=r"lacks .*res5b.* weights belong to another"):
         pretrained.load(tmp_path / "a.pth", network, variables)
 
 
@@ -262,7 +262,7 @@ def test_a_task_takes_its_own_branch_from_another_run(network):
     )
     assert "params/head/adjective/kernel" in found.new
     assert "params/res5a_cross/weight" in found.new
-    assert "adjective is new: its branch starts as noun's." in found.notes
+    assert "adjective is new: its branch starts as a copy of noun's." in found.notes
     shared = tiny(branch_from="head")
     fewer = transfer("run", here, init(here), shared, init(shared), {})
     assert [name for name in fewer.left if "_cross" in name] == [

@@ -72,7 +72,7 @@ def test_two_processes_are_killed_and_one_goes_on(
         process.communicate()
 
     resumed = launched.finish(start(solid_pictures, shards, tmp_path, 4))
-    assert "Going on at step" in resumed
+    assert "Going on from step" in resumed
     assert expected.splitlines()[-8:] == resumed.splitlines()[-8:]
     a, b = launched.saved_state(undisturbed), launched.saved_state(tmp_path)
     jax.tree.map(assert_near, a, b)
@@ -104,7 +104,7 @@ def test_two_processes_agree_that_a_checkpoint_is_damaged(
     pair = start_two(solid_pictures, shards, directory)
     first, _ = [launched.finish(process) for process in pair]
     assert "12 is damaged" in " ".join(first.split())
-    assert "Going on at step 9 of 12" in first
+    assert "Going on from step 9 of 12" in first
     assert any((directory / "damaged" / "12").iterdir())
     assert int(launched.saved_state(directory).step) == 12
 

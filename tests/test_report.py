@@ -335,7 +335,7 @@ def test_what_would_spoil_a_report_is_answered_before_the_evaluation(
         with pytest.raises(UserError, match=r"metrics.csv is not as the run wrote it"):
             report.write_report(directory, prepared, out)
     monkeypatch.setattr("jax.process_count", lambda: 2)
-    with pytest.raises(UserError, match=r"A report is written by one process: start"):
+    with pytest.raises(UserError, match=r"A report is written by one process only"):
         report.write_report(directory, prepared, out)
     assert {path.name for path in tmp_path.iterdir()} == {"run", "report.html"}
     assert out.read_text() == "earlier"

@@ -115,7 +115,7 @@ def test_a_run_whose_loss_is_no_number_is_named(config, tmp_path, monkeypatch):
             yield batch
 
     monkeypatch.setattr(stream, "side_by_side", broken)
-    with pytest.raises(UserError, match=r"no number at step 3.*4/broken_step.json"):
+    with pytest.raises(UserError, match=r"infinite at step 3.*4/broken_step.json"):
         train_seeds(config, folders)
     assert not (folders[3] / "broken_step.json").exists()
     assert launched.saved_state(folders[4]).step == 2

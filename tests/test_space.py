@@ -145,13 +145,13 @@ def test_only_the_package_of_an_earlier_export_is_replaced(tmp_path, monkeypatch
     source = tmp_path / "crl_jax"
     source.mkdir()
     (source / "__init__.py").write_text("mine = 1")
-    with pytest.raises(UserError, match="has a crl_jax that is not of an earlier"):
+    with pytest.raises(UserError, match="has a crl_jax that is not from an earlier"):
         space.write(tmp_path, "title")
     assert list(tmp_path.iterdir()) == [source]  # nothing was written
 
     (tmp_path / "app.py").touch()
     monkeypatch.setattr(crl_jax, "__file__", str(source / "__init__.py"))
-    with pytest.raises(UserError, match="has a crl_jax that is not of an earlier"):
+    with pytest.raises(UserError, match="has a crl_jax that is not from an earlier"):
         space.write(tmp_path, "title")
     assert (source / "__init__.py").read_text() == "mine = 1"
     monkeypatch.undo()

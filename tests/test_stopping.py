@@ -123,7 +123,7 @@ def test_a_run_that_nobody_listens_to_goes_on_and_can_be_stopped(long_run, tmp_p
     assert process.returncode == 128 + signal.SIGINT
     told = re.fullmatch(
         r"The output cannot be written any more \(Broken pipe\): the run goes on "
-        r"without\.\nStopped by SIGINT after step (\d+), which is saved .*\n",
+        r"without it\.\nStopped by SIGINT after step (\d+), which is saved .*\n",
         error,
     )
     assert told, error
@@ -162,5 +162,5 @@ def test_a_second_ctrl_c_leaves_at_once_even_while_compiling(long_run, tmp_path)
     assert time.monotonic() - start < 2
     assert process.returncode == 128 + signal.SIGINT
     assert error == ""
-    assert "SIGINT: stopping after this step; once more leaves at once." in out
+    assert "SIGINT: stopping after this step; a second one exits at once." in out
     assert "step 1/" not in out

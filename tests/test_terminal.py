@@ -55,7 +55,7 @@ def test_output_that_cannot_be_written_is_an_error_but_in_a_run(monkeypatch, cap
         console.print("lost, too")
     assert capsys.readouterr().err == (
         "The output cannot be written any more (No space left on device): the run goes "
-        "on without.\n"
+        "on without it.\n"
     )
     full.close()  # which would be an error if some of it were left
 
@@ -95,7 +95,7 @@ def test_a_slow_disk_is_told_of(small_config, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(checkpoints.Checkpoints, "wait", slow)
     train(small_config, tmp_path)
     told = capsys.readouterr().out.splitlines()
-    slow_steps = [line for line in told if "for the checkpoint before to be" in line]
+    slow_steps = [line for line in told if "for the previous checkpoint to be" in line]
     assert [line.split()[1] for line in slow_steps] == ["2", "4", "6"]
 
 

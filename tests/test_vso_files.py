@@ -132,8 +132,8 @@ def test_too_little_is_left(release: Release, capsys):
 def test_mistakes_in_the_list(release: Release, line: str):
     listed = release.listing("# ANPs", "sad_dog", line)
     text = release.refusal(anps=listed)
-    assert text.startswith(f"--anps={listed}, line 3: {line!r} is no adjective-noun")
-    assert "Write one a line" in text
+    assert text.startswith(f"--anps={listed}, line 3: {line!r} is not an adjective")
+    assert "Write one per line" in text
 
 
 def test_mistakes_in_any_list(release: Release):
@@ -144,7 +144,7 @@ def test_mistakes_in_any_list(release: Release):
     missing.write_bytes("sad_dog".encode("utf-16"))
     assert "not UTF-8" in release.refusal(sentiment=missing)
     text = release.refusal(nouns_to_exclude=release.listing("cat", "dog,1"))
-    assert "line 2: 'dog,1' is no noun" in text
+    assert "line 2: 'dog,1' is not a noun" in text
 
 
 @pytest.mark.parametrize(

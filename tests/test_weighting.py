@@ -367,7 +367,7 @@ def test_what_a_method_remembers_is_in_a_checkpoint(name, tmp_path):
         ({"optim.weighting": "best"}, "it can be: fixed, equal, uncertainty"),
         (
             {"optim.weighting": "dwa", "tasks.noun.weight": 2.0},
-            r"tasks.noun.weight is 2.0, which .*weighting=dwa would not look at",
+            r"tasks.noun.weight is 2.0, which .*weighting=dwa would ignore",
         ),
         (
             {"optim.weighting": "pcgrad", "train.task_devices": 2},

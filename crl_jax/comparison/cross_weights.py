@@ -14,7 +14,8 @@ _SUFFIX = "_cross"
 _MEANINGS = {
     "scalar": "the weight",
     "channel": "the mean of the channels' weights",
-    "conv": "the Frobenius norm of the 1x1 convolution, over the root of its channels",
+    "conv": "the Frobenius norm of the 1x1 convolution, divided by the square root of "
+    "its number of channels",
 }
 
 

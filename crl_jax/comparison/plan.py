@@ -106,14 +106,15 @@ def make(
     """
     if BASELINE not in names:
         raise UserError(
-            f"The multitask gain is measured against {BASELINE}: add it, "
+            f"The multitask gain is measured against {BASELINE}: add it with "
             f"--networks={','.join((BASELINE, *names))}."
         )
     for split in ("val_split", "test_split"):
         if not config.data[split]:
             raise UserError(
                 f"config.data.{split} is empty: a comparison chooses checkpoints on "
-                "one split and reports another. A part of one is written train[90%:]."
+                "one split and reports results on another. Part of a split is written "
+                "train[90%:]."
             )
     configs = {Variant(name): networks.named(config, name) for name in names}
     _check_differ(configs)

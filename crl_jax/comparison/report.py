@@ -71,8 +71,8 @@ def _setting(results: Results) -> str:
         f"Tasks: {tasks}. ResNet-{model.depth} of width {model.width:g}, pictures of "
         f"{data.image_size} px, {seeds} seed{'s' if seeds > 1 else ''} each. "
         f"Checkpoints are chosen by {chosen} on the split {data.val_split}; accuracies "
-        f"are of the split {data.test_split}, in percent, unless a column says "
-        "otherwise."
+        f"are measured on the split {data.test_split}, in percent, unless a column "
+        "says otherwise."
     )
 
 
@@ -80,8 +80,8 @@ def _legend(base: Iterable[Variant]) -> str:
     lines = [f"{v.network}: {MEANINGS[v.network]}" for v in base]
     return "; ".join(lines) + (
         f". {BASELINE} is trained as one program: its networks share batches, the norm "
-        "that config.optim.clip_norm bounds, and the step of the checkpoint. Task "
-        "weights of the config are not for it."
+        "that config.optim.clip_norm bounds, and the step of the checkpoint. The "
+        "config's task weights do not apply to it."
     )
 
 
@@ -101,7 +101,7 @@ def _accuracies(results: Results, base: Sequence[Variant]) -> list[Block]:
         ]
         columns = ["network", *map(metrics.title, tasks)]
         blocks += [Heading(wording.heading(measure)), Table(columns, rows)]
-    note = "Mean ± standard deviation over seeds (that of a sample: N − 1)."
+    note = "Mean ± sample standard deviation (N − 1) over seeds."
     return [*blocks, Paragraph(note)]
 
 
@@ -124,15 +124,16 @@ def _differences(results: Results, base: Sequence[Variant]) -> list[Block]:
             ]
     seeds = results.plan.seeds
     text = (
-        f"Differences in {wording.units(results)}, run by run of the same seed, with "
-        f"the 95% bootstrap interval over seeds (from {statistics.MIN_SEEDS} seeds on)"
+        f"Differences in {wording.units(results)}, between runs with the same seed, "
+        "with the 95% bootstrap interval over seeds (for "
+        f"{statistics.MIN_SEEDS} seeds or more)"
     )
     if seeds >= statistics.MIN_SEEDS:
         text += f", widened {statistics.widening(seeds):.1f} times for {seeds} seeds"
     text += (
-        ". It tells what other seeds would bring on the same pictures. Where it "
-        "contains zero, no difference was seen. Each interval is for itself: of twenty "
-        "differences that are none, about one is called better or worse by chance."
+        ". It shows what other seeds would give on the same pictures. If it contains "
+        "zero, no difference was seen. Each interval stands by itself: where there is "
+        "no real difference, about one in twenty is called better or worse by chance."
     )
     return [*blocks, Paragraph(text)]
 
@@ -149,7 +150,7 @@ def _gain(results: Results, base: Sequence[Variant]) -> list[Block]:
         return []
     measures = dict.fromkeys(results.judged[task] for task in results.kinds)
     lower = [measure.title for measure in measures if not measure.higher_is_better]
-    turned = "".join(f"; for {t}, of which lower is better, negated" for t in lower)
+    turned = "".join(f"; negated for {t}, where lower is better" for t in lower)
     titles = " or ".join(measure.title for measure in measures)
     text = (
         "Δm = mean over tasks of 100 (a − b) / b, in percent, where a is the network's "
@@ -182,10 +183,10 @@ def _costs(costs: Mapping[Variant, Measurement]) -> list[Block]:
     ]
     device = next(iter(costs.values())).device
     text = (
-        "All tasks together. FLOPs are of the forward pass, a multiply-add counts as "
-        f"two; a step is one update, timed on {device} (fastest of "
-        f"{STEPS}, the batch already there); MB are its peak memory on a device, state "
-        "and batch included, as XLA planned it."
+        "All tasks together. FLOPs are those of the forward pass, with a multiply-add "
+        f"counted as two; a step is one update, timed on {device} (fastest of {STEPS}, "
+        "with the batch already on the device); MB are its peak memory on a device, "
+        "state and batch included, as XLA planned it."
     )
     return [Heading("Cost"), Table(columns, rows), Paragraph(text)]
 
@@ -222,8 +223,9 @@ def _sweep(results: Results, field: str, folder: Path) -> list[Block]:
         Heading(f"Sweep of {field}"),
         Table([*columns, "Δm"], rows),
         Paragraph(
-            f"Δm is over {BASELINE} at the same value, where {BASELINE} has it. Below, "
-            "each network is taken at the value that the validation split chose for it."
+            f"Δm is relative to {BASELINE} at the same value, if {BASELINE} was swept, "
+            "too. Below, each network has the value that the validation split chose "
+            "for it."
         ),
         _chosen(results, field, swept),
     ]
@@ -274,7 +276,7 @@ def _learned(
         file = folder / f"cross-weights-{variant.folder}.svg"
         plots.draw_cross_weights(weights, file)
         caption = (
-            f"{variant.label}: what each task (row) takes of each other task's "
+            f"{variant.label}: how much each task (row) takes from each other task's "
             f"shortcut (column), one grid per unit; {weights.meaning}, mean over seeds."
         )
         blocks.append(Figure(file, caption))

@@ -109,8 +109,8 @@ def train_missing(planned: list[PlannedRun], together: int) -> None:
         raise UserError(
             f"Not finished, since their numbers became NaN or infinite: {listed}. All "
             "other runs are done: leave these networks or values out, and the same "
-            "command writes the report of the others; or compare in another --workdir, "
-            "with what the messages above name."
+            "command writes the report on the others; or compare in another --workdir "
+            "with the settings that the messages above suggest."
         )
 
 

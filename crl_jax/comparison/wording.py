@@ -29,7 +29,7 @@ def columns(results: Results) -> list[str]:
 def units(results: Results) -> str:
     """Returns the unit that differences are in."""
     others = [m.title for m in results.judged.values() if not m.is_share]
-    named = "".join(f", of {title} in its own unit" for title in dict.fromkeys(others))
+    named = "".join(f", for {title} in its own unit" for title in dict.fromkeys(others))
     return f"percentage points{named}"
 
 

@@ -291,7 +291,7 @@ def _write(builder: ManifestBuilder, beam_options: Any) -> None:
         builder.forget_parts()
     sizes = [f"{name} {s.num_examples:,}" for name, s in builder.info.splits.items()]
     print(
-        f"Shards are in {builder.data_dir} after {time.monotonic() - start:.0f} s: "
+        f"Wrote the shards to {builder.data_dir} in {time.monotonic() - start:.0f} s: "
         f"{', '.join(sizes)}."
     )
     if builder.refused:

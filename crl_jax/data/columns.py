@@ -67,9 +67,9 @@ def _multilabel(
     ]
     table.check(
         f"column {task!r}: class names have {SEPARATOR!r} between them, and {NONE!r} "
-        "stands alone for none of them",
+        "on its own means none of them",
         (i for i, of in enumerate(parts) if any(part in ("", NONE) for part in of)),
-        f"remove what is too much, such as a {SEPARATOR!r} at the end",
+        f"remove what does not belong, such as a {SEPARATOR!r} at the end",
         lambda i: f"has {cells[i]!r}",
     )
     if not any(len(of) > 1 for of in parts):
@@ -115,7 +115,7 @@ def _names(table: Table, task: str, parts: Sequence[Sequence[str]]) -> tuple[str
     table.check(
         f"column {task!r}: every class needs a picture in train",
         sorted({i for name, i in first.items() if name not in trained}),
-        "move one of the class's pictures to train, or take it out of the cells",
+        "move one of the class's pictures to train, or take the class out of the cells",
         lambda i: f"({table.columns['split'][i]}) has {table.columns[task][i]!r}",
     )
     return tuple(sorted(first))
@@ -131,10 +131,11 @@ def _check_known(
         other = next(name for name in parts[i] if name not in known)
         lower = {name.lower(): name for name in kind.names}
         close = difflib.get_close_matches(other.lower(), lower, 1)
-        return f"has {other!r}" + (f" (for {lower[close[0]]!r}?)" if close else "")
+        hint = f" (did you mean {lower[close[0]]!r}?)" if close else ""
+        return f"has {other!r}{hint}"
 
     table.check(
-        f"column {task!r} may hold the {len(known):,} classes that were trained",
+        f"column {task!r} may hold only the {len(known):,} classes that were trained",
         (i for i, names in enumerate(parts) if not known.issuperset(names)),
         "write one of these, or take it out",
         describe,

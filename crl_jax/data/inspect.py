@@ -25,7 +25,7 @@ def main() -> None:
         type=cli.path,
         default=Path("inspect"),
         metavar="DIR",
-        help="to write to",
+        help="folder to write to",
     )
     help_text = "warn of a class with fewer training pictures"
     add("--few", type=int, default=10, metavar="N", help=help_text)

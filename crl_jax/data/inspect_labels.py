@@ -67,7 +67,7 @@ def _rare_classes(
         yield (
             f"{task}: classes that never occur: {len(never):,} of {len(names):,} "
             f"({first_few(never, lambda k: names[k])}). Take them out of the data, or "
-            "name splits that hold them."
+            "choose splits that have them."
         )
     unseen = np.flatnonzero((train == 0) & (total > 0)).tolist()
     if unseen:
@@ -81,8 +81,8 @@ def _rare_classes(
         described = first_few(rare, lambda k: f"{names[k]} {train[k]:,}")
         yield (
             f"{task}: classes with fewer than {few:,} training pictures: {len(rare):,} "
-            f"of {len(names):,} ({described}). Collect more of them, or join each with "
-            "a similar class."
+            f"of {len(names):,} ({described}). Collect more of them, or merge each "
+            "with a similar class."
         )
 
 
@@ -108,8 +108,8 @@ def _shared_pictures(
         described = first_few(sorted(zip(files_a, files_b, strict=True)), " = ".join)
         yield (
             f"{a} and {b} share identical pictures: {len(in_a):,} ({described}). "
-            f"Accuracies on {b} are too good by this leak: keep each picture in one "
-            "split."
+            f"This leak makes accuracies on {b} too high: keep each picture in only "
+            "one split."
         )
 
 

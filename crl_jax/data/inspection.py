@@ -70,7 +70,7 @@ def inspect(config: ConfigDict, out: Path, few: int, seconds: float) -> None:
     speed = images_per_second(batches, seconds)
     _say(
         f"Stream alone: {speed:,.0f} images/s ({config.data.image_size} px, batches of "
-        f"{config.data.batch_size}). A training near this speed waits for its pictures."
+        f"{config.data.batch_size}). Training near this speed waits for its pictures."
     )
     problems = find_problems(splits, source.kinds, few)
     for problem in problems:

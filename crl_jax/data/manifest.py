@@ -105,7 +105,10 @@ def read_manifest(
     splits = _splits(table)
     for_training = trained is None
     if for_training and "train" not in splits:
-        raise UserError(f"{path}: column 'split' never says train. Mend it.")
+        raise UserError(
+            f"{path}: column 'split' never says train. Write it in the rows to train "
+            "on."
+        )
     files = _files(table)
     kinds, labels = _labels(table, tasks or {}, trained)
     declared = _declared(kinds, for_training)
@@ -122,7 +125,7 @@ def _labels(
     if trained and not trained.keys() & set(table.tasks):
         raise UserError(
             f"{table.path}: no column is one of the tasks that were trained: "
-            f"{', '.join(trained)}. Name them so in its first row."
+            f"{', '.join(trained)}. Use these names in its first row."
         )
     kinds, labels = {}, {}
     for task in trained or table.tasks:
@@ -139,10 +142,10 @@ def _splits(table: Table) -> list[str]:
 
     def describe(i: int) -> str:
         close = difflib.get_close_matches(splits[i].lower(), SPLITS, 1, cutoff=0.4)
-        return f"has {splits[i]!r}" + (f" (for {close[0]}?)" if close else "")
+        return f"has {splits[i]!r}" + (f" (did you mean {close[0]}?)" if close else "")
 
     table.check(
-        f"column 'split' may hold {', '.join(SPLITS)}",
+        f"column 'split' may hold only {', '.join(SPLITS)}",
         (i for i, split in enumerate(splits) if split not in SPLITS),
         "write one of these",
         describe,
@@ -170,7 +173,7 @@ def _files(table: Table) -> list[str]:
     )
     first: dict[str, int] = {}
     table.check(
-        "column 'file' may name a picture once",
+        "column 'file' may name a picture only once",
         (i for i, file in enumerate(files) if first.setdefault(file, i) != i),
         "keep one row of each",
         lambda i: (
@@ -183,7 +186,7 @@ def _files(table: Table) -> list[str]:
     table.check(
         f"column 'file' must name pictures in the folder {root}",
         (i for i, (folder, _, name) in enumerate(parts) if name not in there[folder]),
-        "mend the path (/, capitals), bring the file, or delete the row",
+        "mend the path (/, capitals), add the file, or delete the row",
         lambda i: f"has {files[i]!r}",
     )
     return files

@@ -25,7 +25,7 @@ def main() -> None:
     verb.add_argument(
         "--beam",
         metavar="ARGUMENTS",
-        help="of a Beam pipeline, --runner among them; default: no Beam",
+        help="for a Beam pipeline, including --runner; default: no Beam",
     )
     arguments = cli.read(verb)
 

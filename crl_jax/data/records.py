@@ -138,7 +138,7 @@ def _spans(path: str) -> np.ndarray:
                 raise _damaged(path, position, "reaches past the end")
             length, crc = struct.unpack("<QI", header)
             if _masked_crc(header[:8]) != crc:
-                raise _damaged(path, position, "does not say how long it is")
+                raise _damaged(path, position, "has a damaged length")
             start, end = position + _HEADER, position + _HEADER + length + _FOOTER
             if end > size:
                 raise _damaged(path, position, "reaches past the end")

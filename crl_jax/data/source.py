@@ -138,8 +138,8 @@ class Source:
         if whole and not manifest.labelled(data.val_split, best_by):
             raise UserError(
                 f"config.train.best_by={best_by}: {manifest.path} has no label of "
-                f"{best_by} in {data.val_split}, so none could choose the best "
-                "checkpoint. Label some, or choose by another task or by mean."
+                f"{best_by} in {data.val_split} to choose the best checkpoint by. "
+                "Label some pictures, or choose by another task or by mean."
             )
 
     def size(self, split: str) -> int:
@@ -202,8 +202,9 @@ def _tfds_builder(config: ConfigDict) -> tfds.core.DatasetBuilder:
     data = config.data
     if not data.tfds:
         raise UserError(
-            "The config names no data: set config.data.manifest=FILE.csv, or "
-            "config.data.tfds=NAME with config.data.tasks.TASK=FEATURE."
+            "The config does not say which data to use: set "
+            "config.data.manifest=FILE.csv, or config.data.tfds=NAME with "
+            "config.data.tasks.TASK=FEATURE."
         )
     folder = data.dir or None
     if data.tfds == digits.Digits.name:
@@ -241,7 +242,7 @@ def _kinds(builder: tfds.core.DatasetBuilder, config: ConfigDict) -> dict[str, K
         if kind is Regression:
             raise UserError(
                 f"config.tasks.{task}.kind=regression needs a manifest, whose column "
-                f"{task!r} holds numbers: TFDS data sets have tasks of classes alone."
+                f"{task!r} holds numbers: TFDS data sets have only tasks of classes."
             )
         usable = _label_features(features, kind)
         if feature not in usable:

@@ -19,7 +19,8 @@ def check(name: str, splits: Splits) -> None:
         raise UserError(
             f"The data has no split {name!r}; it has {', '.join(splits)}. A part of "
             "one is written train[90%:], and config.data.train_split=train[:90%] is "
-            "the rest of it; '' as config.data.val_split or test_split goes without."
+            "the rest of it; set config.data.val_split or test_split to '' to go "
+            "without one."
         ) from error
     if not any(numbers for _, numbers in parts):
         raise UserError(f"Split {name!r} of the data is empty.")
@@ -38,8 +39,9 @@ def overlap(config: ConfigDict, splits: Splits) -> str:
         return ""
     return (
         f"Warning: config.data.train_split={data.train_split} shares pictures with "
-        f"{' and '.join(shared)}; what was trained on says nothing of other pictures. "
-        "Keep them apart, such as train[90%:] by config.data.train_split=train[:90%]."
+        f"{' and '.join(shared)}; results on training pictures say nothing about "
+        "others. Keep them apart, such as train[90%:] with "
+        "config.data.train_split=train[:90%]."
     )
 
 

@@ -41,7 +41,7 @@ class Table:
             lambda i: f"has {len(rows[i])}",
         )
         if not rows:
-            raise UserError(f"{path} lists no picture. Add a row for each.")
+            raise UserError(f"{path} lists no pictures. Add a row for each picture.")
         self.columns = {
             name: [cell.strip() for cell in cells]
             for name, cells in zip(header, zip(*rows, strict=True), strict=True)

@@ -36,7 +36,7 @@ def find(paths: Iterable[Path]) -> list[Path]:
         inside = _in_folder(path) if os.path.isdir(path) else [path]
         if not inside:
             raise UserError(
-                f"The folder {path} has no picture ({', '.join(pictures.SUFFIXES)})."
+                f"The folder {path} has no pictures ({', '.join(pictures.SUFFIXES)})."
             )
         found += inside
     return found

@@ -84,7 +84,7 @@ def make_manifest(
         min_nouns = 1 if anps else vso_rules.MIN_NOUNS
     for flag, value in (("min_images", min_images), ("min_nouns", min_nouns)):
         if value < 1:
-            raise UserError(f"--{flag}={value}: give a whole number from 1.")
+            raise UserError(f"--{flag}={value}: give a whole number above 0.")
     if sentiment_column and not sentiment:
         raise UserError("--sentiment_column needs --sentiment=3244ANPs.txt.")
     listed = vso_names.read_anps(anps) if anps else {}
@@ -197,7 +197,7 @@ def _check_enough(kept: Collection[Anp], images: Path) -> None:
         raise UserError(
             f"--images={images}: what is left is {anps:,} ANPs of {adjectives:,} "
             f"adjectives and {nouns:,} nouns, and a task needs two classes. The table "
-            "says why the others are dropped: give a smaller --min_images or "
+            "says why the others were dropped: give a smaller --min_images or "
             "--min_nouns, or mend the lists."
         )
 
@@ -237,7 +237,7 @@ def _print(
         "Visual Sentiment Ontology, kept and dropped",
         ["", "ANPs", "adjectives", "nouns", "files"],
         [[name, *(f"{n:,}" if n else "" for n in row)] for name, row in rows],
-        note="without the files of folders dropped for their names",
+        note="files in folders dropped for their names are not counted",
     )
 
 
@@ -279,14 +279,14 @@ def main() -> None:
         metavar="FILE",
         help="the manifest; default: <images>.csv",
     )
-    add("--anps", type=cli.path, metavar="FILE", help="keep the ANPs of this list")
+    add("--anps", type=cli.path, metavar="FILE", help="keep only the ANPs it lists")
     for flag, default, of in (
         ("--min_images", vso_rules.MIN_IMAGES, "ANP"),
         ("--min_nouns", vso_rules.MIN_NOUNS, "adjective"),
     ):
-        help_text = f"of an {of}; default: {default}, or 1 with --anps"
+        help_text = f"per {of}; default: {default}, or 1 with --anps"
         add(flag, type=int, metavar="N", help=help_text)
-    help_text = "drop the ANPs of these nouns, one a line"
+    help_text = "drop ANPs with these nouns, one per line"
     add("--nouns_to_exclude", type=cli.path, metavar="FILE", help=help_text)
     help_text = "the release's 3244ANPs.txt"
     add("--sentiment", type=cli.path, metavar="FILE", help=help_text)

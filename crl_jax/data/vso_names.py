@@ -90,13 +90,13 @@ def read_anps(path: str | os.PathLike[str]) -> dict[str, Anp]:
         anp = parse_anp(folder.rpartition("/")[2])
         if anp is None:
             raise UserError(
-                f"--anps={path}, line {number}: {line!r} is no adjective-noun pair. "
-                "Write one a line, such as beautiful_flower."
+                f"--anps={path}, line {number}: {line!r} is not an adjective-noun "
+                "pair. Write one per line, such as beautiful_flower."
             )
         anps.setdefault(fold(anp.name), anp)
     if not anps:
         raise UserError(
-            f"--anps={path} lists nothing. Write one ANP a line, such as "
+            f"--anps={path} lists nothing. Write one ANP per line, such as "
             "beautiful_flower."
         )
     return anps
@@ -115,8 +115,8 @@ def read_nouns(path: str | os.PathLike[str]) -> dict[str, str]:
     for number, line in _lines("--nouns_to_exclude", path):
         if not all(map(_WORD.fullmatch, line.split())):
             raise UserError(
-                f"--nouns_to_exclude={path}, line {number}: {line!r} is no noun. Write "
-                "one noun a line, such as flower."
+                f"--nouns_to_exclude={path}, line {number}: {line!r} is not a noun. "
+                "Write one noun per line, such as flower."
             )
         nouns[fold(line)] = line
     return nouns

@@ -92,7 +92,7 @@ def find_pictures(
     if not files:
         raise UserError(
             f"--images={images}: img2dataset left no picture whose caption is an "
-            "adjective-noun pair. Look into its *_stats.json for what went wrong, and "
+            "adjective-noun pair. Look in its *_stats.json for what went wrong, and "
             "give it the ANPs' column: --caption_col=anp"
         )
     star = posixpath.normpath(f"{prefix}/*")

@@ -177,9 +177,9 @@ def _as_it_is(value: LabelData | None) -> LabelData | None:
 def _description(predictor: Predictor) -> list[Child]:
     tasks = ", ".join(f"{t} ({kind.size})" for t, kind in predictor.kinds.items())
     text = (
-        f"One network names for a picture: {tasks}. It answers with these labels for "
-        "any picture, also for one of something else. Pictures are deleted within 20 "
-        "minutes."
+        f"For each picture, one network predicts: {tasks}. It answers with these "
+        "labels for any picture, even one of something else. Pictures are deleted "
+        "within 20 minutes."
     )
     return [element("p", text)]
 

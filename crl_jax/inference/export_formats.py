@@ -132,7 +132,7 @@ def write_saved_model(trained: Trained, folder: Path) -> None:
     except tf.errors.InvalidArgumentError as error:
         raise UserError(
             f"TensorFlow {tf.__version__} cannot run what JAX {jax.__version__} "
-            "writes: export with an older JAX (0.10 is known to do), or to another "
+            "writes: export with an older JAX (0.10 is known to work), or to another "
             "format."
         ) from error
     signatures = {"serving_default": module.probabilities.get_concrete_function()}

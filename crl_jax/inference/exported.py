@@ -81,8 +81,8 @@ def load(folder: Path, mesh: Mesh) -> Trained:
         step = int(said["step"])
     except Exception as error:  # whatever is wrong with the files
         raise UserError(
-            f"The network in {folder} is damaged ({error}): bring config.json and "
-            f"{_ARRAYS} back from where they came."
+            f"The network in {folder} is damaged ({error}): restore config.json and "
+            f"{_ARRAYS} from where they came."
         ) from error
     variables = traverse_util.unflatten_dict(arrays, sep="/")
     placed = jax.device_put(variables, NamedSharding(mesh, P()))

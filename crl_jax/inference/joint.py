@@ -145,8 +145,8 @@ def choose_weights(
     combinations, _ = run_files.read_combinations(workdir, classes)
     if combinations.ndim < 2 or combinations.shape[1] < 2:
         raise UserError(
-            f"The run in {workdir} has no two categorical tasks with labels that "
-            "occur together in training: there is nothing to decide together."
+            f"The run in {workdir} does not have two categorical tasks with labels "
+            "that occur together in training: there is nothing to decide jointly."
         )
     validation = run.config.data.val_split
     if not validation:
@@ -169,8 +169,8 @@ def choose_weights(
     judged = _judge(rule, *_answers(judged_on))
     _print(rule, judged, judged_on.split, judged_on.trained.step)
     console.print(
-        f"The weights were chosen on the split {validation}; predict and demo use them "
-        f"from {workdir / 'combinations.json'}.",
+        f"The weights were chosen on the split {validation}; predict and demo read "
+        f"them from {workdir / 'combinations.json'}.",
         soft_wrap=True,
     )
     return judged

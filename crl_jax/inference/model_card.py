@@ -84,7 +84,7 @@ def text(trained: Trained, result: Result | None, what: dict[str, str]) -> str:
     licence = line(what.get("data_license", _UNKNOWN))
     scale = _SCALE.format(resize=data.resize) if data.resize else ""
     prepare = _PREPARE.format(crop=data.eval_crop, size=data.image_size, scale=scale)
-    largest = f"those of more than {data.resize} pixels in their shorter side are"
+    largest = f"those whose shorter side has more than {data.resize} pixels are"
     scaled = f"{largest} scaled down to that, " if data.resize else ""
     return "\n\n".join(
         [
@@ -97,9 +97,9 @@ def text(trained: Trained, result: Result | None, what: dict[str, str]) -> str:
             "## Accuracy",
             _accuracies(result, run.kinds),
             "## Use",
-            "Pictures are turned upright, what is transparent becomes white, "
+            "Pictures are turned upright, transparent parts become white, "
             f"{scaled}and they are cut to the middle {data.eval_crop:.4g} of their "
-            f"shorter side, and resized to {data.image_size} x {data.image_size}; the "
+            f"shorter side and resized to {data.image_size} x {data.image_size}; the "
             "network does the rest. In training this was done by TensorFlow; Pillow "
             "does nearly the same:",
             f"```python\n{prepare}\n```",
@@ -130,15 +130,16 @@ def _introduction(trained: Trained) -> str:
 
 
 _UNKNOWN = (
-    "not stated. The pictures may have owners whose terms also bind what was trained "
-    "on them: ask before you pass this on."
+    "not stated. The pictures may have owners whose terms also apply to what was "
+    "trained on them: ask before you pass this on."
 )
 _LIMITS = (
-    "It answers with its labels for any picture, also for one of something else.",
+    "It answers with its labels for any picture, even one of something else.",
     "Its probabilities were not calibrated.",
-    "It has learnt what is common in its data, and that data's biases with it. Do not "
-    "let it decide about people.",
-    "The accuracy above is of one training, on pictures like those it was trained on.",
+    "It has learnt what is common in its data, and with it that data's biases. Do not "
+    "let it make decisions about people.",
+    "The accuracy above is that of one training, on pictures like those it was trained "
+    "on.",
 )
 
 
@@ -156,7 +157,10 @@ def _outputs(kinds: Kinds) -> str:
     )
     for task, kind in kinds.items():
         if isinstance(kind, Multilabel):
-            text += f" Those of `{task}` are each label's own, and need not sum to one."
+            text += (
+                f" Those of `{task}` are separate for each label, and need not sum to "
+                "one."
+            )
         if isinstance(kind, Regression):
             text += (
                 f" `{task}` is one number per picture, `[B]`, in its labels' own unit."
@@ -167,7 +171,7 @@ def _outputs(kinds: Kinds) -> str:
 def _accuracies(result: Result | None, kinds: Kinds) -> str:
     """Returns one table per kind, of its first two measures."""
     if result is None:
-        return "Not known: the training had not ended with this checkpoint."
+        return "Not known: the run has no final result for this checkpoint."
     split, measured = result
     tables: dict[str, list[str]] = {}
     for task in filter(measured.__contains__, metrics.measures(kinds)):
@@ -182,7 +186,7 @@ def _accuracies(result: Result | None, kinds: Kinds) -> str:
         tables.setdefault(head, []).append(row)
     text = "\n\n".join(_table(head, lines) for head, lines in tables.items())
     numeric = any(isinstance(kind, Regression) for kind in kinds.values())
-    unit = "In percent" + (", but MAE and Pearson are not" if numeric else "")
+    unit = "In percent" + (" (except MAE and Pearson)" if numeric else "")
     return f"{unit}, split {split}:\n\n{text}"
 
 

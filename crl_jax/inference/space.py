@@ -35,7 +35,7 @@ PACKAGES = (
     "tensorflow-datasets",
 )
 
-_APP = '''"""Starts the page of the network in this folder, as a Space or anywhere.
+_APP = '''"""Starts the page of the network in this folder, as a Space or anywhere else.
 
 The package in crl_jax/ is Apache-2.0; the network and its data may have other terms.
 """
@@ -94,7 +94,7 @@ def check(folder: Path) -> None:
     # A clone has no app.py; the Space that this package is part of has one.
     if there.exists() and (not (folder / "app.py").exists() or there.samefile(package)):
         raise UserError(
-            f"--out={folder} has a {package.name} that is not of an earlier export, "
+            f"--out={folder} has a {package.name} that is not from an earlier export "
             "and would be deleted: give another folder."
         )
 
@@ -129,7 +129,7 @@ def _version(name: str) -> str:
         return metadata.version(name)
     except metadata.PackageNotFoundError as error:
         raise UserError(
-            f"A Space needs {name}, in a version that is known to work: install what "
-            "the page needs here: in a clone of the project, "
+            f"A Space needs {name}, in a version that is known to work: install here "
+            "what the page needs, in a clone of the project with "
             'pip install ".[demo,safetensors]".'
         ) from error

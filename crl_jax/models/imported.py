@@ -31,7 +31,7 @@ def describe(result: Import, source: str) -> str:
     reasons: dict[str, list[str]] = {}
     for name, why in result.left.items():
         reasons.setdefault(why, []).append(name)
-    lines += [f"Left, {why}: {_some(names)}." for why, names in reasons.items()]
+    lines += [f"Left out ({why}): {_some(names)}." for why, names in reasons.items()]
     return "\n".join([*lines, *result.notes])
 
 

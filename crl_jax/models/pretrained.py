@@ -84,13 +84,13 @@ def _fill(
             raise UserError(
                 f"config.init.from={path}: {name} is {tuple(shape)} there, and "
                 f"{'/'.join(key)} of this network is {tuple(expected)}: the config's "
-                "model.depth, width and stem must be those of the weights."
+                "model.depth, width and stem must match the weights."
             )
     if layers_missing:
         raise UserError(
             f"config.init.from={path} lacks {layers_missing[0]} and "
             f"{len(layers_missing) - 1} more arrays of a ResNet-{network.depth}: the "
-            "weights are of another network."
+            "weights belong to another network."
         )
     for key, (name, _, read) in source.tensors.items():
         if key not in flat:
@@ -234,7 +234,7 @@ def _keras_source(path: Path, network: MultitaskResNet) -> _Source:
     if not np.allclose(255 * np.array(network.mean), _KERAS_MEAN, atol=1e-3):
         mean = ", ".join(f"{m / 255:.6f}" for m in _KERAS_MEAN)
         source.notes.append(
-            "Keras's weights were trained with the mean of other pictures: "
+            "Keras's weights were trained with a different mean of the pictures: "
             f"config.data.mean='({mean})' is theirs."
         )
     return source

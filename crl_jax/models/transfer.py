@@ -65,7 +65,7 @@ def transfer(
                 continue
             raise UserError(
                 f"config.init.from={origin}: {name} is {found.shape} there, and "
-                f"{leaf.shape} here: the config's model must be that of the run."
+                f"{leaf.shape} here: the config's model must match the run's."
             )
         flat[key] = found
         result.matched.append(name)
@@ -92,7 +92,7 @@ def check_alike(origin: str, source: MultitaskResNet, network: MultitaskResNet) 
         if there != here:
             raise UserError(
                 f"config.init.from={origin}: config.model.{name} is {there} there, and "
-                f"{here} here: the config's model must be that of the run."
+                f"{here} here: the config's model must match the run's."
             )
 
 
@@ -104,11 +104,11 @@ def _notes(source: MultitaskResNet, network: MultitaskResNet) -> list[str]:
         if there != here:
             notes.append(f"config.data.{name} was {there} there, and is {here} here.")
     for layer in sorted(source.stacked_layers - network.stacked_layers):
-        notes.append(f"{layer} was branched there: it takes {old}'s.")
+        notes.append(f"{layer} was branched there: it takes {old}'s weights.")
     if source.stacked_layers & network.stacked_layers:
         for task in network.classes:
             if task not in source.classes:
-                notes.append(f"{task} is new: its branch starts as {old}'s.")
+                notes.append(f"{task} is new: its branch starts as a copy of {old}'s.")
     return notes
 
 

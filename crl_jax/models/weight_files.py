@@ -133,7 +133,7 @@ class _TensorUnpickler(pickle.Unpickler):
             return _STORAGES[name]
         raise UserError(
             f"config.init.from={self._archive} holds more than plain tensors "
-            f"({module}.{name}), which is not read: save it anew with "
+            f"({module}.{name}), so it is not read: save it anew with "
             "torch.save(model.state_dict(), FILE)."
         )
 
@@ -191,8 +191,8 @@ def _as_stored(member: zipfile.ZipInfo) -> zipfile.ZipInfo:
 def _pth(path: Path) -> Tensors:
     if not zipfile.is_zipfile(path):
         raise UserError(
-            f"config.init.from={path} is not in the format that PyTorch saves since "
-            "version 1.6: load it with PyTorch once and save its state_dict anew."
+            f"config.init.from={path} is not in the format that PyTorch has saved "
+            "since version 1.6: load it with PyTorch once and save its state_dict anew."
         )
     with zipfile.ZipFile(path) as archive:
         member = _member(archive, "data.pkl")
@@ -206,7 +206,7 @@ def _pth(path: Path) -> Tensors:
             raise ValueError("its data.pkl is damaged")
     content = _TensorUnpickler(io.BytesIO(pickled), path).load()
     if not isinstance(content, dict):
-        raise ValueError("it holds no names and tensors")
+        raise ValueError("it does not map names to tensors")
     content = content.get("state_dict", content)
     tensors = {name: x for name, x in content.items() if isinstance(x, Tensor)}
     if not tensors:
@@ -276,7 +276,7 @@ def _keras_2(layers: Any) -> Tensors:
 def _dataset(dataset: Any) -> Tensor:
     # Such a dataset may need more memory than its file has bytes, or read other files.
     if dataset.chunks or dataset.is_virtual or dataset.external:
-        raise ValueError(f"{dataset.name} is compressed, or lies in another file")
+        raise ValueError(f"{dataset.name} is compressed or stored in another file")
     return Tensor(tuple(dataset.shape), lambda: np.asarray(dataset, np.float32))
 
 

@@ -24,8 +24,8 @@ def cross_weights(trained: Trained) -> Section | None:
         return None
     if not crosses(model, len(tasks)):
         text = (
-            f"Nothing crosses from task to task: branched from {model.branch_from}, "
-            "they have no unit of their own behind another, and all see the same input."
+            f"Nothing crosses from task to task: branched from {model.branch_from}, no "
+            "task has a unit of its own after another, so all see the same input."
         )
         return "Cross weights", [element("p", text)]
     branched = branched_layers(model.depth, model.branch_from) - {"stem", "head"}
@@ -45,8 +45,8 @@ def cross_weights(trained: Trained) -> Section | None:
         "channel": "The mean over channels, and the standard deviation, of the weight "
         "of each source task (across) in each target task (down).",
         "conv": "The size of each source task's (across) 1x1 convolution in each "
-        "target task (down): its Frobenius norm over the root of its channels, which "
-        "is w for w times the identity.",
+        "target task (down): its Frobenius norm divided by the square root of its "
+        "number of channels, which is w for w times the identity.",
     }[model.cross.kind]
     start = f" They began at {model.cross.init:g}."
     body = element("div", *figures, class_="grid")

@@ -21,8 +21,8 @@ def several_labels(findings: Findings) -> Section | None:
         return None
     text = (
         "Several labels per picture. Average precision is the mean precision at the "
-        "places of a label's own pictures, when all are ranked by its probability; "
-        "pictures it was found in had a probability above 50%."
+        "ranks of the pictures that have the label, when all pictures are ranked by "
+        'its probability; "found in" counts pictures with a probability above 50%.'
     )
     return "Labels", [element("p", text, class_="pale"), *body]
 
@@ -43,7 +43,7 @@ def _label_table(kind: Multilabel, labels: np.ndarray, logits: np.ndarray) -> Ch
         ]
         for k in np.argsort(precision, kind="stable")
     ]
-    columns = ["label", "", "average precision, %", "pictures", "found in", "rightly"]
+    columns = ["label", "", "average precision, %", "pictures", "found in", "correctly"]
     return page.table(columns, rows)
 
 
@@ -53,12 +53,12 @@ def numbers(findings: Findings) -> Section | None:
     for task, kind in findings.kinds.items():
         if isinstance(kind, Regression):
             labels, outputs = findings.labelled(task)
-            title = f"{task}: predicted, against the label"
+            title = f"{task}: prediction against label"
             said = np.asarray(kind.answer(jnp.asarray(outputs)))
             if len(labels):
                 figures.append(charts.scatter_chart(title, labels, said))
     if not figures:
         return None
-    text = "One dot per picture; on the line, what is predicted is the label."
+    text = "One dot per picture; on the line, the prediction equals the label."
     body = element("div", *figures, class_="grid")
     return "Numbers", [element("p", text, class_="pale"), body]

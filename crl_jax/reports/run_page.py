@@ -247,8 +247,8 @@ def calibration(findings: Findings) -> Section | None:
         return None
     text = (
         "Pictures by the probability of what was predicted: on the line, 80% sure "
-        "means right four times in five. Fuller bars have more pictures. ECE is the "
-        "expected calibration error (Guo et al. 2017)."
+        "means right four times in five. The fuller a bar's colour, the more pictures "
+        "it has. ECE is the expected calibration error (Guo et al. 2017)."
     )
     body = element("div", *figures, class_="grid")
     return "Calibration", [element("p", text, class_="pale"), body]
@@ -287,7 +287,7 @@ def settings(trained: Trained) -> Section:
     columns = ["field", "value", "default"]
     rest = element(
         "details",
-        element("summary", "fields with their defaults"),
+        element("summary", "fields left at their defaults"),
         page.table(columns, same),
     )
     return "Config", [page.table(columns, changed), rest]

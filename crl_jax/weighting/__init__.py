@@ -55,9 +55,9 @@ def make(
     trunk = network.trained_trunk
     if not trunk:
         raise UserError(
-            f"config.optim.weighting={name} looks at the layers that the tasks share "
-            "and that are trained, and there are none: set config.model.branch_from "
-            "to a later layer, config.model.frozen to an earlier stage, or another "
+            f"config.optim.weighting={name} needs layers that the tasks share and that "
+            "are trained, but there are none: set config.model.branch_from to a later "
+            "layer, config.model.frozen to an earlier stage, or another "
             "config.optim.weighting."
         )
     if name == "gradnorm":
