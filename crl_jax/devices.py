@@ -6,6 +6,7 @@ axis of the branches is divided over `TASK_AXIS`, which has one device unless
 """
 
 import ctypes
+import itertools
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -33,6 +34,9 @@ _COUNTS_OF_PROCESSES = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
 
 # How long the other processes wait for the first; if one dies, it ends them at once.
 _WEEK_MS = 7 * 24 * 3600 * 1000
+
+# How often it has been waited for; the processes do so at the same places.
+_times = itertools.count()
 
 # Parameters of `mallopt` (3).
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4
@@ -131,7 +135,8 @@ def first_alone(work: Callable[[], Result]) -> Result:
     """
     if is_first():
         result = work()
-    multihost.get_barrier_sync_fn()(key="first_alone", timeout_ms=_WEEK_MS)
+    meeting = f"the first is done {next(_times)}"
+    multihost.get_barrier_sync_fn()(key=meeting, timeout_ms=_WEEK_MS)
     return result if is_first() else work()
 
 

@@ -3,6 +3,8 @@
 import re
 import signal
 import socket
+import subprocess
+import sys
 import time
 
 import jax
@@ -29,10 +31,14 @@ def start(solid_pictures, shards, directory, device_count, *flags):
     )
 
 
-def start_two(solid_pictures, shards, directory, *flags, second=()):
+def free_address():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        coordinator = f"--coordinator=127.0.0.1:{free.getsockname()[1]}"
+        return f"127.0.0.1:{free.getsockname()[1]}"
+
+
+def start_two(solid_pictures, shards, directory, *flags, second=()):
+    coordinator = f"--coordinator={free_address()}"
     return [
         start(
             *(solid_pictures, shards, directory, 2),
@@ -136,6 +142,30 @@ def test_the_mistake_of_one_process_ends_the_other(solid_pictures, shards, tmp_p
         "nowhere.csv: No such file or directory. Give a CSV file.\n"
     )
     assert pair[0].returncode != 0
+
+
+def test_the_others_wait_for_the_first_each_time(tmp_path):
+    program = """
+import sys, time
+from crl_jax import devices
+
+def work():
+    if devices.is_first():
+        time.sleep(1)
+    with open(sys.argv[3], "a") as file:
+        file.write(sys.argv[2])
+
+devices.start(sys.argv[1], 2, int(sys.argv[2]))
+for _ in range(3):
+    devices.first_alone(work)
+"""
+    address, file = free_address(), tmp_path / "order"
+    pair = [
+        subprocess.Popen([sys.executable, "-c", program, address, str(i), file])
+        for i in range(2)
+    ]
+    assert [process.wait(timeout=120) for process in pair] == [0, 0]
+    assert file.read_text() == "010101"
 
 
 def test_a_process_that_finds_no_other_says_so(monkeypatch):
