@@ -4,11 +4,12 @@ import errno
 import functools
 import json
 import logging
+import re
 import shutil
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -106,66 +107,66 @@ class Checkpoints:
 
     def restore_latest(self, abstract_state: TrainState) -> tuple[int, Any]:
         """Returns the newest whole checkpoint's step and state, or 0 and None."""
-        return self._restore_first(self._newest_first(), abstract_state)
+        return self._restore_first(self._newest_first, abstract_state)
 
     def restore_best(self, abstract_state: TrainState) -> tuple[int, Any]:
         """Returns the step and state of the best whole checkpoint, or 0 and None."""
-        return self._restore_first(self._best_first(), abstract_state)
+        return self._restore_first(self._best_first, abstract_state)
 
     def _restore_first(
-        self, steps: Sequence[int], abstract_state: TrainState
+        self, order: Callable[[], list[int]], abstract_state: TrainState
     ) -> tuple[int, Any]:
-        """Restores the first whole one of some checkpoints; sets aside those before it.
+        """Restores the first whole checkpoint; sets aside the damaged ones before it.
 
         If none is whole, all stay where they are: whatever is wrong may be elsewhere.
 
         Args:
-          steps: of the checkpoints.
+          order: gives the steps of the checkpoints, the first to try first.
           abstract_state: shapes, dtypes and places, from `train_state.abstract_state`.
 
         Raises:
-          UserError: the first is damaged, and this may only be read; or all are; or
-            what one needs is not to be had, such as memory.
+          UserError: one is damaged, and this may only be read; or all are; or what one
+            needs is not to be had, such as memory.
         """
-        damaged: dict[int, Exception] = {}
-        for step in steps:
-            state = None
-            damaged[step] = ValueError("another process could not read it")
+        damaged: dict[int, str] = {}
+        for step in order():
+            folder, state = self._directory / str(step), None
+            found = "another process could not read it"
             try:
                 state = self._restore(step, abstract_state)
             except Exception as error:  # whatever Orbax finds wrong with the files
-                self._check_damage(step, error)
-                damaged[step] = error
+                self._check_damage(folder, error)
+                found = _first_line(error)
             if not devices.anywhere(state is None):
-                del damaged[step]
                 if damaged:
                     devices.first_alone(functools.partial(self._set_aside, damaged))
                     self._manager.reload()
                 return step, state
+            if not folder.exists():  # a training has just replaced it
+                self._manager.close()
+                self._manager = self._open()  # a reload would not forget it all
+                return self._restore_first(order, abstract_state)
+            if self._read_only:
+                raise _damage(folder, found)
+            damaged[step] = found
         if damaged or self._damaged.exists():
-            reasons = [_first_line(error)[:200] for error in damaged.values()]
+            found = next(iter(damaged.values()), f"see {self._damaged}")
             raise UserError(
-                f"No checkpoint in {self._directory} is whole "
-                f"({next(iter(reasons), f'see {self._damaged}')}): give another "
+                f"No checkpoint in {self._directory} is whole ({found}): give another "
                 "--workdir to begin anew."
             )
         return 0, None
 
-    def _check_damage(self, step: int, error: Exception) -> None:
+    def _check_damage(self, folder: Path, error: Exception) -> None:
         """Raises UserError unless an error means that a checkpoint is damaged."""
-        elsewhere = isinstance(error, _NOT_DAMAGE) or (
-            isinstance(error, OSError) and error.errno not in _DAMAGE
-        )
-        folder, found = self._directory / str(step), _first_line(error)[:200]
-        if elsewhere:
+        number = getattr(error, "errno", None)
+        if said := _OF_SYSTEM.search(str(error)):  # by TensorStore, in a ValueError
+            number = int(said[1])
+        if isinstance(error, _NOT_DAMAGE) or number not in _DAMAGE:
             raise UserError(
-                f"The checkpoint {folder} could not be read for now ({found}). It was "
-                "left as it is: once it can be read, the same command goes on from it."
-            ) from error
-        if self._read_only:
-            raise UserError(
-                f"The checkpoint {folder} is damaged ({found}). Start its training "
-                "again: it goes on from the previous checkpoint."
+                f"The checkpoint {folder} could not be read for now "
+                f"({_first_line(error)}). It was left as it is: once it can be read, "
+                "the same command goes on from it."
             ) from error
 
     def _restore(self, step: int, abstract_state: TrainState) -> TrainState:
@@ -184,30 +185,41 @@ class Checkpoints:
 
     def _check_scores(self) -> None:
         """Sets checkpoints aside whose score cannot be read, which Orbax needs."""
-        damaged: dict[int, Exception] = {}
+        damaged: dict[int, str] = {}
         for path in self._directory.glob("*/metrics/metrics"):
-            name = path.parent.parent.name
-            if not name.isdigit():
+            folder = path.parent.parent
+            if not folder.name.isdigit():
                 continue
             try:
                 _score(json.loads(path.read_text("utf-8")))
+            except FileNotFoundError:  # a training has just replaced it
+                continue
             except (OSError, ValueError, KeyError, TypeError) as error:
-                self._check_damage(int(name), error)
-                damaged[int(name)] = error
+                self._check_damage(folder, error)
+                if self._read_only:
+                    raise _damage(folder, _first_line(error)) from error
+                damaged[int(folder.name)] = _first_line(error)
         self._set_aside(damaged)
 
-    def _set_aside(self, damaged: Mapping[int, Exception]) -> None:
+    def _set_aside(self, damaged: Mapping[int, str]) -> None:
         """Moves damaged checkpoints away, those that another process has not moved."""
-        for step, error in damaged.items():
+        for step, found in damaged.items():
             folder = self._directory / str(step)
             if not folder.exists():
                 continue
-            self._damaged.mkdir(exist_ok=True)
-            shutil.rmtree(self._damaged / folder.name, ignore_errors=True)
-            shutil.move(folder, self._damaged / folder.name)
+            try:
+                self._damaged.mkdir(exist_ok=True)
+                shutil.rmtree(self._damaged / folder.name, ignore_errors=True)
+                shutil.move(folder, self._damaged / folder.name)
+            except OSError as error:  # it may lie on another disk
+                raise UserError(
+                    f"The checkpoint {folder} is damaged ({found}), and could not be "
+                    f"moved to {self._damaged} ({_first_line(error)}): move it away, "
+                    "and the same command goes on from the previous checkpoint."
+                ) from error
             console.print(
-                f"The checkpoint {folder} is damaged ({_first_line(error)[:200]}); it "
-                f"was moved to {self._damaged}.",
+                f"The checkpoint {folder} is damaged ({found}); it was moved to "
+                f"{self._damaged}.",
                 soft_wrap=True,
             )
 
@@ -254,6 +266,7 @@ class Checkpoints:
 # A checkpoint may be whole, and yet not be restored; of what the system says, only
 # these mean damage.
 _NOT_DAMAGE = (MemoryError, jax.errors.JaxRuntimeError)
+_OF_SYSTEM = re.compile(r"\[OS error (\d+)")
 _DAMAGE = (None, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EIO)
 
 
@@ -269,7 +282,15 @@ def _reason(error: Exception) -> str:
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]
+    return (str(error) or type(error).__name__).splitlines()[0][:200]
+
+
+def _damage(folder: Path, found: str) -> UserError:
+    """Returns what to raise if a damaged checkpoint may not be moved."""
+    return UserError(
+        f"The checkpoint {folder} is damaged ({found}). Start its training again: it "
+        "goes on from the previous checkpoint."
+    )
 
 
 @contextmanager

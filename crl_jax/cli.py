@@ -2,6 +2,7 @@
 
 import argparse
 import ast
+import errno
 import itertools
 import os
 import runpy
@@ -10,6 +11,7 @@ import sys
 import textwrap
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -18,6 +20,7 @@ from ml_collections import ConfigDict
 
 from crl_jax import config_check
 from crl_jax.errors import Stopped, UserError
+from crl_jax.streams import discard
 
 # The help on --batch_size, for every verb that has it.
 BATCH_SIZE = "over all devices; default: as in training"
@@ -248,22 +251,26 @@ def run(main: Callable[[], None]) -> None:
         _print_error(str(stopped))
         sys.exit(128 + stopped.number)
     except BrokenPipeError:  # whoever read the output has had enough, such as head
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        discard(sys.stdout)
         _leave(128 + signal.SIGPIPE)
     except KeyboardInterrupt:
-        print("Stopped.", file=sys.stderr)
+        _print_error("Stopped.")
         _leave(128 + signal.SIGINT)
     except Exception as error:
-        if isinstance(error, OSError) and error.filename is not None:
-            # Such as a folder that may not be entered, or a name that is too long.
+        if isinstance(error, OSError) and error.errno in _OF_NAMES:
             _print_error(f"error: {error.filename}: {error.strerror}.")
             _leave(2)
         if "RESOURCE_EXHAUSTED" in str(error) and "No space left" not in str(error):
             _print_error(f"error: {_OUT_OF_MEMORY}\n{error}")
             _leave(2)
-        traceback.print_exc()
+        with suppress(OSError):
+            traceback.print_exc()
         _leave(1)
 
+
+# What the system says of a name: a folder that may not be entered, one that is no
+# folder, a circle of links, a name that is too long.
+_OF_NAMES = (errno.EACCES, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
 
 _OUT_OF_MEMORY = (
     "A device has too little memory for this. To use less: a smaller "
@@ -276,7 +283,10 @@ _OUT_OF_MEMORY = (
 def _print_error(message: str) -> None:
     from crl_jax.terminal import printable  # its import would slow --help down
 
-    print(printable(message), file=sys.stderr)
+    try:
+        print(printable(message), file=sys.stderr)
+    except OSError:  # nobody reads it any more
+        discard(sys.stderr)
 
 
 def _leave(status: int) -> NoReturn:
@@ -286,7 +296,8 @@ def _leave(status: int) -> NoReturn:
     """
     jax = sys.modules.get("jax")
     if jax is not None and jax.distributed.is_initialized():
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError):
+                stream.flush()
         os._exit(status)
     sys.exit(status)

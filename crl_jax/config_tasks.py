@@ -8,12 +8,13 @@ from ml_collections import ConfigDict
 from crl_jax.config import default_task
 from crl_jax.errors import UserError
 
-# Names that mean something else in lists, examples and results (joint is all tasks at
-# once, mean is what config.train.best_by may choose by), or columns of predictions.
-_RESERVED = ("file", "split", "image", "joint", "mean", "error", "probability")
+# Names that lists, examples and results use for something else: joint is all tasks at
+# once, and mean is what config.train.best_by may choose by.
+_RESERVED = ("file", "split", "image", "joint", "mean")
 
-# What follows the name of a task, or comes before it, in columns of predictions.
-_COLUMN_OF = r"{task}_(\d+|predicted|probability)|joint_{task}"
+# Columns of predictions, whatever the tasks are, and beside a task.
+_COLUMN = "error|probability|joint_probability"
+_COLUMN_OF = r"{task}_(\d+|\d+_probability|predicted|probability)|joint_{task}"
 
 CHOICES = {
     "kind": ("categorical", "multilabel", "regression"),
@@ -84,6 +85,11 @@ def check_against(config: ConfigDict, widths: Mapping[str, int]) -> None:
     """
     for task in widths:
         check_name(task, "The data")
+        if re.fullmatch(_COLUMN, task):
+            raise UserError(
+                f"The data: no task can be named {task!r}, which is a column of "
+                "predictions. Rename it."
+            )
         for other in widths:
             if re.fullmatch(_COLUMN_OF.format(task=task), other):
                 raise UserError(

@@ -102,6 +102,14 @@ def _keep_freed_memory() -> None:
             libc.mallopt(_TRIM_THRESHOLD, -1)
 
 
+def host() -> jax.Device:
+    """Returns a CPU; the first device if JAX_PLATFORMS named others only."""
+    try:
+        return jax.local_devices(backend="cpu")[0]
+    except RuntimeError:
+        return jax.local_devices()[0]
+
+
 def have_cpu() -> None:
     """Makes the CPU known to JAX, too, if JAX_PLATFORMS names only other devices.
 

@@ -46,6 +46,7 @@ def export(workdir: Path, what: dict[str, str], out: Path) -> None:
         space.check(out)
     trained = load(workdir, devices.make_mesh())
     contents = export_files.files(trained, workdir, what)
+    is_new = not out.exists()
     try:
         out.mkdir(parents=True, exist_ok=True)
         export_formats.FORMATS[what["format"]](trained, out)
@@ -55,15 +56,18 @@ def export(workdir: Path, what: dict[str, str], out: Path) -> None:
             f"--out={out} cannot be written: {error.strerror or error}."
         ) from error
     except UserError:
-        with suppress(OSError):  # there is something in it
-            out.rmdir()
+        if is_new:
+            with suppress(OSError):  # there may be something in it
+                out.rmdir()
         raise
 
 
 def _check_config(out: Path) -> None:
     """Raises UserError if `out` has a config.json that is not from an export."""
     try:
-        exported = "crl_jax" in json.loads((out / "config.json").read_text("utf-8"))
+        exported = "crl_jax" in json.loads(
+            (out / "config.json").read_text("utf-8", "surrogateescape")
+        )
     except (FileNotFoundError, NotADirectoryError):
         return
     except (OSError, ValueError, TypeError):

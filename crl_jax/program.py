@@ -54,8 +54,8 @@ class Program:
         It is computed on a CPU, so that it has the same bits wherever it goes; and for
         a GPU the many small kernels of random numbers take far longer to compile.
         """
-        cpu = jax.local_devices(backend="cpu")[0]
-        with jax.default_device(cpu), layers.traced_for("cpu"):
+        host = devices.host()
+        with jax.default_device(host), layers.traced_for(host.platform):
             state = self._create(np.asarray(jax.random.key_data(jax.random.key(seed))))
         return devices.place(state, self.abstract_state)
 

@@ -55,8 +55,11 @@ class StopRequest:
     def check_at_end(self, folder: Path) -> None:
         """Raises Stopped if a signal came while the run in `folder` was finishing."""
         if self._signal is not None:
-            text = f"Stopped by {self._signal.name}; the run in {folder} is complete."
-            raise Stopped(text, self._signal)
+            raise Stopped(
+                f"Stopped by {self._signal.name}. What was trained in {folder} is "
+                "complete; the same command goes on with what is left.",
+                self._signal,
+            )
 
     def stopped(self, step: int, saved: int | None, folder: Path) -> Stopped:
         """Returns what to raise.

@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, TextIO
 
@@ -22,9 +22,12 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from crl_jax.streams import discard
+
 LONG = 30.0  # seconds that a step may wait before it is told
 
-_CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")  # but for the line end
+# All but the line end; and what stands for bytes of a name that is not UTF-8.
+_CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 def printable(text: str) -> str:
@@ -72,15 +75,15 @@ class PlainConsole(Console):
             if not self._may_fall_silent:
                 raise
             self.quiet = True
-            with suppress(OSError):  # it may go where the output went
+            discard(self.file)
+            try:
                 print(
                     f"The output cannot be written any more ({failure.strerror}): the "
                     "run goes on without it.",
                     file=sys.stderr,
                 )
-            # What is left of it would be an error again when Python ends.
-            with suppress(OSError):
-                os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
+            except OSError:  # it goes where the output went
+                discard(sys.stderr)
 
 
 console = PlainConsole()

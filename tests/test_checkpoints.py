@@ -152,6 +152,26 @@ def test_a_run_goes_on_from_the_checkpoint_before(trained, saved, tmp_path, caps
     )
 
 
+def test_a_checkpoint_that_training_replaces_is_not_damaged(
+    saved, tmp_path, monkeypatch
+):
+    """While it is read: the one that took its place is read instead."""
+    directory, abstract, states = saved
+    shutil.copytree(directory / "checkpoints", tmp_path / "checkpoints")
+    with closing(Checkpoints(tmp_path, read_only=True)) as checkpoints:
+        restore = checkpoints._restore
+
+        def replaced(step, abstract):
+            if step == 6:
+                shutil.rmtree(tmp_path / "checkpoints" / "6")
+            return restore(step, abstract)
+
+        monkeypatch.setattr(checkpoints, "_restore", replaced)
+        step, state = checkpoints.restore_latest(abstract)
+    assert step == 3
+    chex.assert_trees_all_equal(state, states[3])
+
+
 def test_where_no_checkpoint_is_whole_all_stay(saved, tmp_path):
     directory, abstract, _ = saved
     shutil.copytree(directory / "checkpoints", tmp_path / "checkpoints")
@@ -192,6 +212,7 @@ def test_where_no_score_can_be_read_the_run_does_not_begin_anew(saved, tmp_path)
         PermissionError(errno.EACCES, "not allowed"),
         OSError(errno.ESTALE, "the server was restarted"),
         OSError(errno.EMFILE, "too many open files"),
+        ValueError("NOT_FOUND: Error opening zarr [OS error 24: Too many open files]"),
     ],
 )
 def test_what_cannot_be_read_now_is_not_damaged(saved, tmp_path, monkeypatch, error):

@@ -1,5 +1,8 @@
 """Configs: every file loads and builds, every mistake has one message."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import jax
@@ -138,7 +141,9 @@ def test_a_wrong_field_has_one_message(name, text, message):
         (["mood", "mood_1"], r"beside a task 'mood' no other can be named 'mood_1'"),
         (["mood_predicted", "mood"], r"'mood' no other can be named 'mood_predicted'"),
         (["joint_mood", "mood"], r"'mood' no other can be named 'joint_mood'"),
+        (["mood", "mood_1_probability"], r"can be named 'mood_1_probability'"),
         (["error"], r"The data: no task can be named 'error'"),
+        (["joint_probability"], r"no task can be named 'joint_probability'"),
     ],
 )
 def test_no_task_is_called_as_a_column_of_predictions(tasks, message):
@@ -218,6 +223,24 @@ def test_what_the_system_refuses_is_answered_with_its_name(capsys):
     with pytest.raises(SystemExit, match="2"):
         cli.run(lambda: print(Path(name).stat()))
     assert capsys.readouterr().err == f"error: {name}: File name too long.\n"
+
+
+def test_the_exit_status_is_right_even_if_nobody_reads_the_message():
+    """As in `2>&1 | tee log` after Ctrl-C."""
+    program = """
+from crl_jax import cli, errors
+
+def stop():
+    raise errors.Stopped("Stopped by SIGINT.", 2)
+
+cli.run(stop)
+"""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w") as closed:
+        command = [sys.executable, "-c", program]
+        ended = subprocess.run(command, stdout=closed, stderr=closed)
+    assert ended.returncode == 130
 
 
 def test_too_little_memory_is_answered(capsys):

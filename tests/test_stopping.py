@@ -141,7 +141,7 @@ def test_a_signal_while_a_run_is_concluded_stops_what_follows(
         return finish(record, *arguments)
 
     monkeypatch.setattr(Record, "finish", signalled)
-    with pytest.raises(Stopped, match=rf"by SIGTERM; the run in {tmp_path} is compl"):
+    with pytest.raises(Stopped, match=rf"SIGTERM. What was trained in {tmp_path} is c"):
         train(small_config, tmp_path)
     a, b = ((run / "result.json").read_bytes() for run in (whole[0], tmp_path))
     assert a == b

@@ -49,7 +49,8 @@ def compare(
         write_csv(results, workdir / "results.csv")
         blocks = report(results, costs, learned, arguments, workdir / "figures")
         text = document.markdown(blocks, workdir)
-        (workdir / "report.md").write_text(text, "utf-8")
-        (workdir / "report.html").write_text(document.as_page(blocks), "utf-8")
+        (workdir / "report.md").write_text(text, "utf-8", "replace")
+        page = document.as_page(blocks)
+        (workdir / "report.html").write_text(page, "utf-8", "replace")
     console.print(f"Written: {workdir / 'report.md'}, report.html, results.csv.")
     return results

@@ -79,7 +79,7 @@ def _read(path: Path) -> tuple[dict[str, Measurement], dict[str, Any]]:
     if not path.exists():
         return {}, {}
     try:
-        content = json.loads(path.read_text("utf-8"))
+        content = json.loads(path.read_text("utf-8", "surrogateescape"))
         configs = {label: found.pop("config", None) for label, found in content.items()}
         return {label: Measurement(**of) for label, of in content.items()}, configs
     except (OSError, ValueError, TypeError, AttributeError) as error:

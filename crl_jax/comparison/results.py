@@ -141,7 +141,9 @@ class Results:
 
 
 def _cell(value: float) -> float | str:
-    return "" if math.isnan(value) else float(f"{value:.6g}")
+    if math.isnan(value):
+        return ""
+    return round(value, 6) if abs(value) >= 1 else float(f"{value:.6g}")
 
 
 def write_csv(results: Results, path: Path) -> None:

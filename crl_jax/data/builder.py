@@ -23,6 +23,7 @@ from crl_jax.data.manifest import SPLITS, Manifest, read_manifest
 from crl_jax.data.quiet import quiet_preparation, tf, tfds
 from crl_jax.errors import UserError
 from crl_jax.kinds import Kinds
+from crl_jax.terminal import console
 
 SHARD_BYTES = 128 * 2**20
 
@@ -276,8 +277,9 @@ def _opened_again(builder: ManifestBuilder) -> ManifestBuilder:
 def _write(builder: ManifestBuilder, beam_options: Any) -> None:
     manifest = builder.builder_config.manifest
     count = len(manifest.files)
-    print(
-        f"Writing the {count:,} pictures of {manifest.path} as shards ...", flush=True
+    console.print(
+        f"Writing the {count:,} pictures of {manifest.path} as shards ...",
+        soft_wrap=True,
     )
     start = time.monotonic()
     with builder.lock():
@@ -290,13 +292,15 @@ def _write(builder: ManifestBuilder, beam_options: Any) -> None:
         )
         builder.forget_parts()
     sizes = [f"{name} {s.num_examples:,}" for name, s in builder.info.splits.items()]
-    print(
+    console.print(
         f"Wrote the shards to {builder.data_dir} in {time.monotonic() - start:.0f} s: "
-        f"{', '.join(sizes)}."
+        f"{', '.join(sizes)}.",
+        soft_wrap=True,
     )
     if builder.refused:
-        print(
+        console.print(
             f"{len(builder.refused):,} of {count:,} pictures were refused: see "
             f"{builder.data_dir}/refused.csv; once they are mended, delete "
-            f"{builder.data_dir}"
+            f"{builder.data_dir}",
+            soft_wrap=True,
         )

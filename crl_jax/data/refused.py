@@ -38,7 +38,9 @@ def check_share(
     """Raises UserError if more than this share of the manifest is refused."""
     if len(refused) > max_share * len(manifest.files):
         which = f"more than {100 * max_share:g}% of the pictures"
-        mend = "delete their rows, or allow more with config.data.max_undecodable"
+        mend = "or delete their rows"
+        if manifest.for_training:
+            mend = "delete their rows, or allow more with config.data.max_undecodable"
         _fail(manifest, refused, refused, which, mend)
 
 

@@ -70,7 +70,8 @@ def load(folder: Path, mesh: Mesh) -> Trained:
     """
     safetensors = _import()
     try:
-        said = json.loads((folder / "config.json").read_text("utf-8"))
+        text = (folder / "config.json").read_text("utf-8", "surrogateescape")
+        said = json.loads(text)
         config = config_check.check(config_lib.from_dict(said["crl_jax"]))
         labels = said["labels"]
         known = {task: labels[task] for task in said.get("tasks", labels)}

@@ -46,7 +46,7 @@ def cross_weights(trained: Trained) -> Section | None:
         "of each source task (across) in each target task (down).",
         "conv": "The size of each source task's (across) 1x1 convolution in each "
         "target task (down): its Frobenius norm divided by the square root of its "
-        "number of channels, which is w for w times the identity.",
+        "number of channels, which is |w| for w times the identity.",
     }[model.cross.kind]
     start = f" They began at {model.cross.init:g}."
     body = element("div", *figures, class_="grid")
