@@ -28,11 +28,11 @@ from crl_jax.train_state import TrainState
 
 
 class Checkpoints:
-    """The checkpoints in `<workdir>/checkpoints`, one folder a step.
+    """The checkpoints in `<workdir>/checkpoints`, one folder per step.
 
     A checkpoint is the whole `TrainState`; its step number is the position in the data,
-    so nothing else is needed to go on. Orbax writes it beside its place, in the
-    background, and renames it when it is whole. A checksum of each array lies in it,
+    so nothing else is needed to go on. Orbax writes it next to its place, in the
+    background, and renames it when it is whole. It includes a checksum of each array,
     since nothing else would notice a bit that changed on the disk.
     """
 
@@ -80,7 +80,7 @@ class Checkpoints:
     def save(self, state: TrainState, step: int, score: float | None = None) -> None:
         """Begins to write a checkpoint, unless this step has one.
 
-        One that cannot be written is told of; those before it stay whole.
+        If it cannot be written, that is reported; earlier ones stay whole.
 
         Args:
           state: what to save.
@@ -125,8 +125,8 @@ class Checkpoints:
           abstract_state: shapes, dtypes and places, from `train_state.abstract_state`.
 
         Raises:
-          UserError: one is damaged, and this may only be read; or all are; or what one
-            needs is not to be had, such as memory.
+          UserError: one is damaged, and they may only be read; or all are; or one
+            cannot be read for another reason, such as too little memory.
         """
         damaged: dict[int, str] = {}
         for step in order():
@@ -224,7 +224,7 @@ class Checkpoints:
             )
 
     def wait(self) -> None:
-        """Waits until what was saved is written, and tells of it if it cannot be."""
+        """Waits until what was saved is written, and reports it if it cannot be."""
         try:
             self._manager.wait_until_finished()
         except Exception as error:  # whatever the file system answers
@@ -240,7 +240,7 @@ class Checkpoints:
             ) from error
         for partial in self._directory.glob("*.orbax-checkpoint-tmp*"):
             shutil.rmtree(partial, ignore_errors=True)  # it may fill the disk
-        # The old one would fail again each time.
+        # The old manager would fail again each time.
         self._manager = self._open()
         console.print(
             f"{failure}. The run goes on; the newest whole one is from step "
@@ -249,7 +249,7 @@ class Checkpoints:
         )
 
     def check_saved(self, step: int) -> None:
-        """Raises UserError if the checkpoint of a run's last step was not written."""
+        """Raises UserError if the checkpoint of the run's last step is not there."""
         if self.latest != step:
             raise UserError(
                 f"The network of step {step:,} is lost: its checkpoint could not be "
@@ -275,10 +275,10 @@ def _score(metrics: Any) -> float:
 
 
 def _reason(error: Exception) -> str:
-    """Returns what the system said, at the end of what Orbax made of it."""
+    """Returns what the system said, which Orbax puts at the end of a long line."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
-    return _first_line(error).partition(" [")[0].rpartition(": ")[2]
+    return str(error).partition("\n")[0].partition(" [")[0].rpartition(": ")[2]
 
 
 def _first_line(error: Exception) -> str:
@@ -307,10 +307,10 @@ def _no_warnings() -> Iterator[None]:
 
 @functools.cache
 def _drop_late_answers() -> None:
-    """Keeps quiet about arrays that fail after another one has.
+    """Silences reports on arrays that fail after another one has.
 
-    Orbax raises the first failure and closes its event loop; of hundreds of arrays each
-    that ends later would print a traceback, each not yet begun a warning.
+    Orbax raises the first failure and closes its event loop. There are hundreds of
+    arrays: each that ends later would print a traceback, each not yet begun a warning.
     """
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     not_begun = "coroutine '_read_array_index_and_device_put' was never awaited"

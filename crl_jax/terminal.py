@@ -24,7 +24,7 @@ from rich.text import Text
 
 from crl_jax.streams import discard
 
-LONG = 30.0  # seconds that a step may wait before it is told
+LONG = 30.0  # seconds that a step may wait before that is reported
 
 # All but the line end; and what stands for bytes of a name that is not UTF-8.
 _CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
@@ -48,9 +48,9 @@ class PlainConsole(Console):
 
     @contextmanager
     def may_fall_silent(self) -> Iterator[None]:
-        """Has the block go on, in silence, once its output cannot be written.
+        """Lets the block go on, in silence, once its output cannot be written.
 
-        Whoever read it may be gone, such as `tee` after Ctrl-C, or its disk be full.
+        The reader may be gone, such as `tee` after Ctrl-C, or the disk be full.
         """
         before, self._may_fall_silent = self._may_fall_silent, True
         try:
@@ -183,7 +183,7 @@ class TrainingProgress:
 
     @contextmanager
     def waiting(self, step: int) -> Iterator[None]:
-        """Times how long `step` waits for its batch, and tells of it if it is long."""
+        """Times how long `step` waits for its batch, and reports long waits."""
 
         def tell() -> None:
             console.print(
@@ -203,7 +203,7 @@ class TrainingProgress:
             self._waited_seconds += time.monotonic() - start
 
     def pause(self) -> None:
-        """Leaves out of the speed what happens until the next `update`."""
+        """Excludes from the speed what happens until the next `update`."""
         self._last = None
 
     @property
@@ -214,7 +214,7 @@ class TrainingProgress:
         return self._timed_steps * self._batch_size / self._timed_seconds
 
     def line(self, step: int, epoch: float, split: str, measured: str) -> None:
-        """Prints what was measured; that of training only in a pipe, with the speed."""
+        """Prints what was measured; for training only in a pipe, with the speed."""
         if split == "train" and console.is_terminal:
             return
         text = f"step {step:,}/{self._steps:,}  epoch {epoch:.1f}  {split} {measured}"
