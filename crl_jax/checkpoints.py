@@ -3,14 +3,10 @@
 import errno
 import functools
 import json
-import logging
 import re
 import shutil
-import sys
 import time
-import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +17,7 @@ from etils import epath
 from jax import lax
 from orbax.checkpoint import checkpoint_managers as policies
 
-from crl_jax import devices
+from crl_jax import devices, orbax_log
 from crl_jax.errors import UserError
 from crl_jax.terminal import LONG, console
 from crl_jax.train_state import TrainState
@@ -40,7 +36,7 @@ class Checkpoints:
         self._directory = (workdir / "checkpoints").resolve()
         self._damaged = workdir / "damaged"
         self._read_only = read_only
-        _drop_late_answers()
+        orbax_log.drop_late_answers()
         devices.first_alone(self._check_scores)
         self._manager = self._open()
 
@@ -48,7 +44,7 @@ class Checkpoints:
         best = policies.BestN(
             get_metric_fn=_score, n=1, keep_checkpoints_without_metrics=False
         )
-        with _no_warnings():  # of what read_only says
+        with orbax_log.no_warnings():  # of what read_only says
             options = ocp.CheckpointManagerOptions(
                 best_fn=_score,
                 preservation_policy=policies.AnyPreservationPolicy(
@@ -291,42 +287,6 @@ def _damage(folder: Path, found: str) -> UserError:
         f"The checkpoint {folder} is damaged ({found}). Start its training again: it "
         "goes on from the previous checkpoint."
     )
-
-
-@contextmanager
-def _no_warnings() -> Iterator[None]:
-    """Keeps Orbax's log quiet in the block."""
-    logger = logging.getLogger("absl")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-
-
-@functools.cache
-def _drop_late_answers() -> None:
-    """Silences reports on arrays that fail after another one has.
-
-    Orbax raises the first failure and closes its event loop. There are hundreds of
-    arrays: each that ends later would print a traceback, each not yet begun a warning.
-    """
-    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
-    not_begun = "coroutine '_read_array_index_and_device_put' was never awaited"
-    warnings.filterwarnings("ignore", not_begun, RuntimeWarning)
-    before = sys.unraisablehook
-    late = (
-        "Event loop is closed",
-        "Encountered error while reading array index",
-        not_begun,  # where warnings are errors
-    )
-
-    def hook(unraisable: "sys.UnraisableHookArgs") -> None:
-        if not str(unraisable.exc_value).startswith(late):
-            before(unraisable)
-
-    sys.unraisablehook = hook
 
 
 def _content(state: TrainState) -> dict[str, Any]:
