@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -16,16 +17,28 @@ from crl_jax.kinds import widths
 PROJECT = Path(__file__).parents[1]
 
 
-def start(
-    directory: Path, *overrides: str, device_count: int = 1, **environment: str
-) -> subprocess.Popen[str]:
-    """Starts `crl_jax.main` with a tiny network on some CPU devices."""
+def with_devices(count: int) -> dict[str, str]:
+    """This process's environment, with another number of CPU devices."""
     flags = (
-        f"--xla_force_host_platform_device_count={device_count} "
+        f"--xla_force_host_platform_device_count={count} "
         "--xla_backend_optimization_level=0"
     )
-    command = [sys.executable, "-m", "crl_jax.main", "--config=configs/manifest.py"]
-    command += [f"--workdir={directory}"]
+    return os.environ | {"XLA_FLAGS": flags}
+
+
+def start(
+    directory: Path,
+    *overrides: str,
+    device_count: int = 1,
+    python: Sequence[str] = ("-m", "crl_jax.main"),
+    **environment: str,
+) -> subprocess.Popen[str]:
+    """Starts a training of a tiny network on some CPU devices.
+
+    `python` is what Python is told to run.
+    """
+    command = [sys.executable, *python]
+    command += ["--config=configs/manifest.py", f"--workdir={directory}"]
     command += [
         "--config.model.depth=12",
         "--config.model.width=0.125",
@@ -39,7 +52,7 @@ def start(
     return subprocess.Popen(
         [*command, *overrides],
         cwd=PROJECT,
-        env=os.environ | {"XLA_FLAGS": flags} | environment,
+        env=with_devices(device_count) | environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -15,7 +15,6 @@ from crl_jax import config_check, devices, optim, run_files, stopping, workdir
 from crl_jax.checkpoints import Checkpoints
 from crl_jax.data.quiet import tfds
 from crl_jax.errors import UserError
-from crl_jax.program import Program
 from crl_jax.schedule import Schedule
 from crl_jax.train import train
 
@@ -101,25 +100,6 @@ def test_a_stopped_run_ends_as_an_undisturbed_one(small_config, tmp_path, monkey
     jax.tree.map(np.testing.assert_array_equal, a, b)
     metrics = [(tmp_path / d / "metrics.csv").read_text() for d in ("whole", "stopped")]
     assert metrics[0] == metrics[1]
-
-
-def test_a_step_that_sends_something_to_its_device_is_refused(
-    small_config, tmp_path, monkeypatch
-):
-    make_step = Program.train_step
-
-    def with_a_number_of_the_host(program, *arguments):
-        step = make_step(program, *arguments)
-
-        def and_send(state, batch):
-            state, report = step(state, batch)
-            return state, jax.tree.map(lambda x: x + np.ones_like(x), report)
-
-        return and_send
-
-    monkeypatch.setattr(Program, "train_step", with_a_number_of_the_host)
-    with pytest.raises(Exception, match="Disallowed host-to-device transfer"):
-        train(small_config, tmp_path)
 
 
 def test_metrics_file_has_a_row_a_step_and_split(trained):
