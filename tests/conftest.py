@@ -38,7 +38,8 @@ LONG = [
     f"test_{name}.py"
     for name in (
         *("readme", "processes", "step", "train", "disk", "notebooks", "compare"),
-        *("seeds", "checkpoints", "models", "demo", "fine_tuning", "groups"),
+        *("seeds", "checkpoints", "models", "demo", "beside_host", "fine_tuning"),
+        "groups",
     )
 ]
 
