@@ -47,7 +47,7 @@ def test_random_crops_have_areas_from_8_percent_up_and_ratios_from_3_4_to_4_3():
     areas = sides.prod(axis=1) / SIDE**2
     assert 0.06 < areas.min() < 0.12
     assert areas.max() > 0.85
-    assert 0.3 < areas.mean() < 0.6
+    assert 0.36 < areas.mean() < 0.45  # 0.48 in torchvision, as it says there
     ratios = sides[:, 1] / sides[:, 0]
     assert 0.7 < ratios.min() < 0.8
     assert 1.25 < ratios.max() < 1.45

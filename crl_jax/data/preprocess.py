@@ -11,7 +11,8 @@ from ml_collections import ConfigDict
 from crl_jax.data.quiet import tf
 
 # Random resized crop: share of the area, and ratio of columns to rows (Szegedy et al.
-# 2015, "Going deeper with convolutions", section 6).
+# 2015, "Going deeper with convolutions", section 6). TensorFlow draws the height, not
+# the area, evenly: of a square picture the mean area is 0.40, and 0.48 in torchvision.
 AREA_RANGE = (0.08, 1.0)
 ASPECT_RANGE = (3 / 4, 4 / 3)
 PAD_SHARE = 1 / 8  # pad-and-crop: padding at each edge, as a share of the side

@@ -122,5 +122,6 @@ def _rank_of_label(logits: Array, labels: Array) -> Array:
     index = jnp.maximum(labels, 0)[:, None]
     own = jnp.take_along_axis(logits, index, axis=-1)
     earlier = jnp.arange(logits.shape[-1])[None, :] < index
-    before = (logits > own) | ((logits == own) & earlier) | jnp.isnan(own)
+    no_answer = jnp.any(jnp.isnan(logits), axis=-1, keepdims=True)
+    before = (logits > own) | ((logits == own) & earlier) | no_answer
     return jnp.sum(before, axis=-1)
