@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.extend import core
 from ml_collections import ConfigDict
 
 from crl_jax import models
@@ -23,7 +24,7 @@ class Cost:
       branch: parameters that each task has to itself, without its head.
       heads: `{task: parameters}`.
       cross: learned cross weights.
-      flops: of the forward pass of one image; a multiply-add counts as two.
+      flops: of the forward pass of one image, see `flops`.
       activation_bytes: what the backward pass of one image keeps of the forward pass.
     """
 
@@ -31,7 +32,7 @@ class Cost:
     branch: int
     heads: Mapping[str, int]
     cross: int
-    flops: float
+    flops: int
     activation_bytes: int
 
     @property
@@ -86,16 +87,35 @@ def cost(config: ConfigDict, classes: Mapping[str, int]) -> Cost:
     )
 
 
-def flops(function: Callable[..., Any], *inputs: Any) -> float:
+def flops(function: Callable[..., Any], *inputs: Any) -> int:
     """Returns the FLOPs of a function of these inputs, or of their shapes.
 
-    It is traced with plain convolutions and counted for a CPU: other devices count
-    nothing.
+    As is usual, they are those of convolutions and matrix products, also where a kernel
+    lies on padding; a multiply-add counts as two. Convolutions are traced as plain
+    ones, whatever the device computes instead.
     """
-    with layers.traced_for("any"), jax.default_device(jax.devices("cpu")[0]):
+    with layers.traced_for("any"):
         # A function of its own, since another trace of this one may be cached.
-        lowered: Any = jax.jit(lambda *inputs: function(*inputs)).lower(*inputs)
-    return lowered.cost_analysis()["flops"]
+        traced = jax.make_jaxpr(lambda *inputs: function(*inputs))(*inputs)
+    return 2 * _multiply_adds(traced.jaxpr)
+
+
+def _multiply_adds(jaxpr: Any) -> int:
+    total = 0
+    for equation in jaxpr.eqns:
+        for inner in core.jaxprs_in_params(equation.params):
+            total += _multiply_adds(inner)
+        if equation.primitive.name not in ("conv_general_dilated", "dot_general"):
+            continue
+        numbers = equation.params["dimension_numbers"]
+        (_, weights), (result,) = equation.invars, equation.outvars
+        if equation.primitive.name == "dot_general":
+            (_, summed), _ = numbers
+            each = math.prod(weights.aval.shape[axis] for axis in summed)
+        else:
+            each = weights.aval.size // weights.aval.shape[numbers.rhs_spec[0]]
+        total += result.aval.size * each
+    return total
 
 
 def _size(tree: Any) -> int:

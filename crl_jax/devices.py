@@ -113,7 +113,7 @@ def host() -> jax.Device:
 def have_cpu() -> None:
     """Makes the CPU known to JAX, too, if JAX_PLATFORMS names only other devices.
 
-    The cost of a network is counted for a CPU (see `costs`).
+    Parameters are created there (see `Program.new_state`).
     """
     config: Any = jax.config  # whose settings have no types
     platforms = config.jax_platforms

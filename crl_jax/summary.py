@@ -58,10 +58,6 @@ def main() -> None:
     verb = cli.parser("summary", __doc__)
     cli.add_config(verb)
     config = cli.read(verb).config
-    from crl_jax import devices  # with JAX, which is not needed to report a mistake
-
-    devices.have_cpu()
-
     classes = config_lib.given_classes(config)
     if not classes:
         if not (config.data.manifest or config.data.tfds):

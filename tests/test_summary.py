@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from crl_jax import cli, costs, networks, summary
+from crl_jax import cli, config_check, costs, networks, summary
 from crl_jax import config as config_lib
 from crl_jax.errors import UserError
 
@@ -48,11 +48,23 @@ def test_costs_of_resnet_50_by_hand(of_the_paper):
         "anp": 1_133_097,
     }
     assert by_name["M"].total == by_name["X"].total == 43_073_413
-    # Products of the convolutions of ResNet-50 with the stride in the 1x1, twice:
-    # 3.86 GFLOPs in He et al. 2015, table 1, which counts a multiply-add as one.
-    assert by_name["S"].flops / 3 == pytest.approx(2 * 3.86e9, rel=0.05)
-    assert by_name["M"].flops < by_name["X"].flops < 1.01 * by_name["M"].flops
+    # With the stride in the 1x1: 3.8e9 multiply-adds in He et al. 2015, table 1.
+    assert by_name["S"].flops / 3 / 2e9 == pytest.approx(3.8, abs=0.1)
+    assert by_name["M"].flops == by_name["X"].flops < by_name["S"].flops / 2
     assert by_name["M"].activation_bytes < by_name["S"].activation_bytes / 2
+
+
+@pytest.mark.parametrize(
+    ("depth", "expected"),
+    [(18, 1.814), (34, 3.664), (50, 4.089), (101, 7.801), (152, 11.514)],
+)
+def test_flops_are_those_that_torchvision_publishes(depth, expected):
+    """For 1,000 classes at 224 px, in thousand millions of multiply-adds."""
+    config = config_lib.default()
+    config.model.depth = depth
+    config = config_check.with_tasks(config_check.check(config), {"label": 1000})
+    found = costs.cost(config, {"label": 1000}).flops
+    assert found / 2e9 == pytest.approx(expected, abs=0.0005)
 
 
 def test_learned_cross_weights_are_counted():

@@ -30,7 +30,7 @@ class Measurement:
 
     Attributes:
       parameters: of the whole network, all tasks together.
-      flops: of the forward pass of one picture; a multiply-add counts as two.
+      flops: of the forward pass of one picture, see `costs.flops`.
       step_seconds: fastest of several train steps, with the batch already on the
         device.
       step_bytes: peak memory that the step's program uses on one device, state and
@@ -39,7 +39,7 @@ class Measurement:
     """
 
     parameters: int
-    flops: float
+    flops: int
     step_seconds: float
     step_bytes: int
     device: str

@@ -183,10 +183,10 @@ def _costs(costs: Mapping[Variant, Measurement]) -> list[Block]:
     ]
     device = next(iter(costs.values())).device
     text = (
-        "All tasks together. FLOPs are those of the forward pass, with a multiply-add "
-        f"counted as two; a step is one update, timed on {device} (fastest of {STEPS}, "
-        "with the batch already on the device); MB are its peak memory on a device, "
-        "state and batch included, as XLA planned it."
+        "All tasks together. FLOPs are those of the forward pass's convolutions and "
+        "products, with a multiply-add counted as two; a step is one update, timed on "
+        f"{device} (fastest of {STEPS}, with the batch already on the device); MB are "
+        "its peak memory on a device, state and batch included, as XLA planned it."
     )
     return [Heading("Cost"), Table(columns, rows), Paragraph(text)]
 
