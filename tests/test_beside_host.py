@@ -85,7 +85,7 @@ def test_a_stopped_run_goes_on(run, train, tmp_path):
 
 @pytest.mark.slow
 def test_seeds_train_side_by_side(train, tmp_path):
-    seeds = "--networks=S,X", "--seeds=2", "--together=2"
+    seeds = "--networks=X", "--seeds=2", "--together=2"
     printed = train(tmp_path, *BESIDE_HOST, "crl_jax.compare", *seeds)
     assert "Training 2 runs" in printed
     assert (tmp_path / "report.html").stat().st_size

@@ -71,7 +71,6 @@ def test_a_sweep_concerns_the_networks_that_leave_the_field_open(config):
 @pytest.mark.parametrize(
     ("names", "sweeps", "message"),
     [
-        ("MX", [], r"add it with --networks=S,M,X"),
         (["S", "Y"], [], r"no network 'Y'; the networks are: S, M, X"),
         ("SM", [("model.cross.init", [0.5])], r"every network .* sets it itself"),
         ("SX", [("train.seed", [1])], r"that is what --seeds is for"),
@@ -400,6 +399,22 @@ def test_the_report_says_all_that_was_asked(config, tmp_path):
     assert tags.open == []
     assert tags.seen.count("img") == 2
     assert tags.seen.count("table") == text.count("| --- |")
+
+
+@pytest.mark.parametrize("names", ["MX", "X"])
+def test_without_s_the_gain_is_left_out(names, config, tmp_path):
+    what = plan.make(config, names, 1, [("optim.learning_rate", [0.3])])
+    outcomes = [outcome(v, 0, hue=0.5, number=0.4, joint=0.3) for v in what.configs]
+    kinds = {task: Categorical(("a", "b")) for task in TASKS}
+    cost = measurements.Measurement(1000, 2e9, 0.02, 3_000_000, "1 cpu")
+    costs = dict.fromkeys(what.configs, cost)
+    blocks = report(Results.of(what, kinds, outcomes), costs, {}, [], tmp_path)
+    text = document.markdown(blocks, tmp_path)
+    assert "Δm" not in text
+    assert "saved against" not in text
+    assert "S is trained" not in text
+    assert ("## Top-1 against M" in text) == (names == "MX")
+    assert ("| chosen on validation |" in text) == (names == "MX")
 
 
 def test_measured_parameters_and_memory_are_those_of_the_state(compared):

@@ -1,7 +1,7 @@
 """The report of a comparison, as a document."""
 
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -76,10 +76,12 @@ def _setting(results: Results) -> str:
     )
 
 
-def _legend(base: Iterable[Variant]) -> str:
-    lines = [f"{v.network}: {MEANINGS[v.network]}" for v in base]
-    return "; ".join(lines) + (
-        f". {BASELINE} is trained as one program: its networks share batches, the norm "
+def _legend(base: Sequence[Variant]) -> str:
+    lines = "; ".join(f"{v.network}: {MEANINGS[v.network]}" for v in base) + "."
+    if Variant(BASELINE) not in base:
+        return lines
+    return lines + (
+        f" {BASELINE} is trained as one program: its networks share batches, the norm "
         "that config.optim.clip_norm bounds, and the step of the checkpoint. The "
         "config's task weights do not apply to it."
     )
@@ -135,10 +137,12 @@ def _differences(results: Results, base: Sequence[Variant]) -> list[Block]:
         "zero, no difference was seen. Each interval stands by itself: where there is "
         "no real difference, about one in twenty is called better or worse by chance."
     )
-    return [*blocks, Paragraph(text)]
+    return [*blocks, Paragraph(text)] if blocks else []
 
 
 def _gain(results: Results, base: Sequence[Variant]) -> list[Block]:
+    if not results.plan.has_baseline:
+        return []
     rows = []
     for variant in base:
         if variant.network == BASELINE:
@@ -165,12 +169,12 @@ def _gain(results: Results, base: Sequence[Variant]) -> list[Block]:
 
 
 def _costs(costs: Mapping[Variant, Measurement]) -> list[Block]:
-    baseline = costs[Variant(BASELINE)].parameters
+    baseline = costs.get(Variant(BASELINE))
     rows = [
         [
             variant.label,
             f"{cost.parameters:,}",
-            f"{100 * (1 - cost.parameters / baseline):.1f}%".replace("-", "−"),
+            *([_saved(cost, baseline)] if baseline else []),
             f"{cost.flops / 1e9:.3f}",
             f"{1000 * cost.step_seconds:,.1f}",
             f"{cost.step_bytes / 1e6:.0f}",
@@ -178,7 +182,8 @@ def _costs(costs: Mapping[Variant, Measurement]) -> list[Block]:
         for variant, cost in costs.items()
     ]
     columns = [
-        *("network", "parameters", f"saved against {BASELINE}"),
+        *("network", "parameters"),
+        *([f"saved against {BASELINE}"] if baseline else []),
         *("GFLOPs per picture", "ms per step", "MB per step"),
     ]
     device = next(iter(costs.values())).device
@@ -191,6 +196,11 @@ def _costs(costs: Mapping[Variant, Measurement]) -> list[Block]:
     return [Heading("Cost"), Table(columns, rows), Paragraph(text)]
 
 
+def _saved(cost: Measurement, baseline: Measurement) -> str:
+    share = 1 - cost.parameters / baseline.parameters
+    return f"{100 * share:.1f}%".replace("-", "−")
+
+
 def _sweep(results: Results, field: str, folder: Path) -> list[Block]:
     """Returns the tables of a sweep, and its plot unless its values are Booleans."""
     networks = {v.network for v in results.outcomes if v.field == field}
@@ -198,36 +208,33 @@ def _sweep(results: Results, field: str, folder: Path) -> list[Block]:
         v for v in results.outcomes if v.network in networks and v.field in ("", field)
     ]
     swept.sort(key=lambda v: (v.network, *plots.position(results, field, v)))
-    rows = []
-    for variant in swept:
-        gain = (
-            wording.spread(results.gain(variant))
-            if variant.network != BASELINE
-            else "–"
-        )
-        rows.append(
-            [
-                variant.network,
-                str(plots.value(results, field, variant)),
-                wording.spread(100 * results.val(variant)),
-                *(
-                    wording.spread(results.test(variant, t), results.decimals(t))
-                    for t in results.judged
-                ),
-                gain,
-            ]
-        )
+    rows = [
+        [
+            variant.network,
+            str(plots.value(results, field, variant)),
+            wording.spread(100 * results.val(variant)),
+            *(
+                wording.spread(results.test(variant, t), results.decimals(t))
+                for t in results.judged
+            ),
+        ]
+        for variant in swept
+    ]
     by = "mean of tasks" if results.best_by == "mean" else results.best_by
     columns = ["network", field, f"val, {by}", *wording.columns(results)]
+    note = []
+    if results.plan.has_baseline:
+        columns.append("Δm")
+        for row, variant in zip(rows, swept, strict=True):
+            over = variant.network != BASELINE
+            row.append(wording.spread(results.gain(variant)) if over else "–")
+        text = f"Δm is relative to {BASELINE} at the same value, if it was swept, too."
+        note.append(Paragraph(text))
     blocks: list[Block] = [
         Heading(f"Sweep of {field}"),
-        Table([*columns, "Δm"], rows),
-        Paragraph(
-            f"Δm is relative to {BASELINE} at the same value, if {BASELINE} was swept, "
-            "too. Below, each network has the value that the validation split chose "
-            "for it."
-        ),
-        _chosen(results, field, swept),
+        Table(columns, rows),
+        *note,
+        *_chosen(results, field, swept),
     ]
     if all(isinstance(plots.value(results, field, v), bool) for v in swept):
         return blocks
@@ -243,7 +250,7 @@ def _sweep(results: Results, field: str, folder: Path) -> list[Block]:
     return [*blocks, Figure(file, caption)]
 
 
-def _chosen(results: Results, field: str, swept: Sequence[Variant]) -> Table:
+def _chosen(results: Results, field: str, swept: Sequence[Variant]) -> list[Block]:
     """Returns how the values that the validation split chooses do on the test split."""
     best = {v.network: v for v in results.outcomes if not v.field}
     for network in dict.fromkeys(v.network for v in swept):
@@ -263,7 +270,11 @@ def _chosen(results: Results, field: str, swept: Sequence[Variant]) -> Table:
                     for t in results.judged
                 )
                 rows.append([name, named.get(against, against), *judged])
-    return Table(["chosen on validation", "against", *wording.columns(results)], rows)
+    if not rows:
+        return []
+    columns = ["chosen on validation", "against", *wording.columns(results)]
+    text = "Here each network has the value that the validation split chose for it."
+    return [Paragraph(text), Table(columns, rows)]
 
 
 def _learned(
