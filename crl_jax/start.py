@@ -34,7 +34,8 @@ def check(config: ConfigDict, network: MultitaskResNet) -> None:
 def _read_run(origin: str, folder: Path) -> workdir.Run:
     if not workdir.has_checkpoint(folder):
         raise UserError(
-            f"config.init.from={origin}: this folder has no checkpoint of a run."
+            f"config.init.from={origin}: this folder has no checkpoint of a run. Give "
+            "the folder of a run; of an export, that of the run that was exported."
         )
     try:
         return workdir.read(folder)

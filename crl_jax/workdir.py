@@ -151,7 +151,9 @@ def check_free(workdir: Path, run: Run) -> None:
         )
         raise UserError(
             f"--workdir={workdir} holds a run with another config:\n{listed}\n"
-            "Give another --workdir, or the same values to go on with that run."
+            "Give another --workdir, or the same values to go on with that run. "
+            "Another run can start from its weights: "
+            f"--config.init.from={workdir}."
         )
     check_data(workdir, old, run.classes, run.data)
     if list(old.kinds) != list(run.kinds):  # the order of the branches in a checkpoint
@@ -203,8 +205,8 @@ def read(workdir: Path) -> Run:
     content = json_files.read(workdir / "config.json")
     if "crl_jax" in content:  # see inference/exported.py
         raise UserError(
-            f"--workdir={workdir} holds an exported network, which predict and demo "
-            "read: give the folder of its run."
+            f"--workdir={workdir} holds an exported network: give the folder of its "
+            "run. Of exports, predict and demo read those to safetensors or as a Space."
         )
     config = config_check.check(config_lib.from_dict(content))
     known = json_files.read(workdir / "classes.json")

@@ -174,7 +174,7 @@ def test_arrays_that_were_exported_are_loaded_as_a_run_is(
     config["labels"] = exported.trained.run.classes
     (tmp_path / "config.json").write_text(json.dumps(config))
     assert list(crl_jax.load(tmp_path).classes) == ["hue", "number"]
-    with pytest.raises(UserError, match="holds an exported network"):
+    with pytest.raises(UserError, match="exported network: give the folder of its run"):
         workdir.read(tmp_path)
     assert exported.without_cross_residuals()(photographs[0])[0].error is None
     for file in ("config.json", "model.safetensors"):
@@ -252,6 +252,8 @@ def test_the_place_of_the_weights_that_it_began_with_does_not_travel(trained, tm
     description = (tmp_path / "out" / "config.json").read_text()
     assert "somebody" not in description
     assert json.loads(description)["crl_jax"]["init"]["from"] == "resnet18.pth"
+    card = (tmp_path / "out" / "README.md").read_text("utf-8")
+    assert "Started from the weights of resnet18.pth: the terms of the data" in card
 
 
 @pytest.mark.parametrize(

@@ -169,7 +169,7 @@ def test_values_that_cannot_be(changes, message):
     [
         ("absent.safetensors", "there is no such file"),
         ("absent", "weights are read from .safetensors"),
-        ("", "this folder has no checkpoint of a run"),
+        ("", "no checkpoint of a run. Give the folder of a run; of an export"),
     ],
 )
 def test_missing_weights_are_told_of_before_data_is_prepared(

@@ -260,8 +260,9 @@ def test_a_wrong_workdir_is_answered_before_shards_are_written(
     directory, _ = trained
     small_config.model.width = 0.25
     small_config.data.dir = str(tmp_path / "shards")
-    with pytest.raises(UserError, match="holds a run with another config"):
+    with pytest.raises(UserError, match="holds a run with another config") as error:
         train(small_config, directory)
+    assert f"its weights: --config.init.from={directory}." in str(error.value)
     assert list(tmp_path.iterdir()) == []
 
 

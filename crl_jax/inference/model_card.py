@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import crl_jax
+from crl_jax import config as config_lib
 from crl_jax import metrics
 from crl_jax.kinds import Categorical, Kinds, Multilabel, Regression
 from crl_jax.models.architecture import crosses
@@ -91,7 +92,7 @@ def text(trained: Trained, result: Result | None, what: dict[str, str]) -> str:
             f"# {called}: {tasks}",
             _introduction(trained),
             "## Trained on",
-            f"{called}. Licence of the data: {licence}",
+            f"{called}. Licence of the data: {licence}{_origin(trained)}",
             classes,
             _outputs(run.kinds),
             "## Accuracy",
@@ -147,6 +148,18 @@ def name(trained: Trained, what: dict[str, str]) -> str:
     """Returns what the data are called; see `export_files.files`."""
     data = trained.run.config.data
     return line(what.get("data_name") or data.tfds or Path(data.manifest).stem)
+
+
+def _origin(trained: Trained) -> str:
+    """Returns what the run started from, if not from the seed alone."""
+    config = trained.run.config
+    if not config.init["from"]:
+        return ""
+    origin = line(config_lib.without_places(config).init["from"]) or "another run"
+    return (
+        f"\n\nStarted from the weights of {origin}: the terms of the data that they "
+        "were trained on may apply, too."
+    )
 
 
 def _outputs(kinds: Kinds) -> str:
