@@ -121,8 +121,10 @@ def _train(
     if done == 0:
         text = describe(config, data, schedule, mesh, len(records))
         nothing_crosses = what_cannot_cross(config.model, len(data.kinds))
-        for line in filter(None, (text, nothing_crosses, data.overlap(config))):
-            console.print(line, soft_wrap=True)
+        doubts = [f"Warning: {doubt}" for doubt in data.doubts()]
+        lines = (text, nothing_crosses, data.overlap(config), *doubts)
+        for line in filter(None, lines):
+            console.print(line, soft_wrap=True, markup=False, emoji=False)
 
     def each(tree: Any) -> Iterator[tuple[Record, Any]]:
         """Yields each run with its part of a state or a report."""

@@ -218,6 +218,24 @@ def test_warnings_of_made_pictures(small_config, tmp_path, more, few, warning):
         assert problems[0].startswith(warning)
 
 
+def test_warnings_of_names_that_may_not_be_meant_as_classes(
+    small_config, tmp_path, capsys
+):
+    rows = [("train", kind, "red") for kind in ("NA", "Gemüse", "gemüse ", "NA")]
+    make_pictures(tmp_path, [*CLEAN, *rows, ("train", "None so far", "dark  red")])
+    small_config.data.manifest = str(tmp_path / "labels.csv")
+    inspect(small_config, tmp_path / "out")
+    printed = capsys.readouterr().out
+    assert (
+        "warning: kind: 'NA' is read as a class, with 2 pictures. If it stands for a "
+        "missing label, leave these cells empty.\n"
+        "warning: kind: classes whose names differ only in capitals, spaces or the "
+        "encoding of accents: 'Gemüse' = 'gemüse'. If they are the same, write them "
+        "alike.\n" in printed
+    )
+    assert "hue: classes whose" not in printed
+
+
 def made_split(kinds, first_picture):
     """Examples with these kinds, all red, whose pictures are numbered from there."""
     pictures = np.arange(first_picture, first_picture + len(kinds), dtype=np.uint64)

@@ -72,7 +72,7 @@ def inspect(config: ConfigDict, out: Path, few: int, seconds: float) -> None:
         f"Stream alone: {speed:,.0f} images/s ({config.data.image_size} px, batches of "
         f"{config.data.batch_size}). Training near this speed waits for its pictures."
     )
-    problems = find_problems(splits, source.kinds, few)
+    problems = source.doubts() + find_problems(splits, source.kinds, few)
     for problem in problems:
         _say(f"warning: {problem}")
     if not problems:

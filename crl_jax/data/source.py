@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from crl_jax.config import default_task
 from crl_jax.data import builder as manifest_builder
-from crl_jax.data import digits, splits
+from crl_jax.data import digits, doubts, splits
 from crl_jax.data.features import FEATURES
 from crl_jax.data.manifest import Manifest
 from crl_jax.data.quiet import quiet_preparation, tfds
@@ -124,6 +124,12 @@ class Source:
     def overlap(self, config: ConfigDict) -> str:
         """Returns a warning if val or test of prepared data has pictures of train."""
         return splits.overlap(config, self.builder.info.splits)
+
+    def doubts(self) -> list[str]:
+        """Returns a line for each class that a list may not have meant as one."""
+        if self.manifest is None:
+            return []
+        return doubts.about_classes(self.kinds, self.manifest.labels)
 
     def check(self, config: ConfigDict) -> None:
         """Raises UserError if the data does not allow what `config` asks of it."""
