@@ -35,6 +35,7 @@ def default() -> ConfigDict:
 
     config.data = ConfigDict()
     config.data.manifest = ""  # a CSV: file,split,<task>,<task>,...
+    config.data.ignore = ""  # columns of it that are no tasks, with commas between
     config.data.tfds = ""  # or the name of a TFDS data set
     config.data.tasks = in_order()  # for TFDS: {task: name of its label feature}
     config.data.dir = ""  # where shards lie; empty: TFDS's default folder

@@ -26,8 +26,13 @@ def _check_data_and_length(config: ConfigDict) -> None:
         raise UserError(
             f"config.data.tasks.{next(iter(config.data.tasks))} names a feature of a "
             "TFDS data set, but config.data.manifest is set, where each column but "
-            "file and split is a task: leave the field out, and delete columns that "
-            "should not be tasks."
+            "file and split is a task: leave the field out, and name columns that "
+            "should not be tasks in config.data.ignore."
+        )
+    if config.data.ignore and not config.data.manifest:
+        raise UserError(
+            f"config.data.ignore={config.data.ignore!r} names columns of "
+            "config.data.manifest, which is not set: set it, or leave ignore out."
         )
     if config.data.tfds and config.data.resize:
         raise UserError(

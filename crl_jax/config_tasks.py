@@ -22,18 +22,19 @@ CHOICES = {
 }
 
 
-def check_name(task: str, where: str) -> None:
+def check_name(task: str, where: str, otherwise: str = "") -> None:
     """Raises UserError if no task can have this name.
 
     Args:
       task: the name.
       where: where it stands, for the message.
+      otherwise: what to do if it is not meant as a task, for the message.
     """
     if task in _RESERVED or not (task.isidentifier() and task.isascii()):
         raise UserError(
             f"{where}: no task can be named {task!r}. Use letters, digits and "
             "underscores, a letter first, but none of the names "
-            f"{', '.join(_RESERVED)}."
+            f"{', '.join(_RESERVED)}. {otherwise}".rstrip()
         )
 
 

@@ -189,6 +189,21 @@ def test_more_pictures_may_be_refused_if_the_config_says_so(tmp_path, new_config
     assert open_source(config).size("train") == 41
 
 
+def test_an_ignored_column_is_in_no_shard(tmp_path, new_config):
+    rows = many(8)
+    write_pictures(tmp_path, rows)
+    config = new_config()
+    config.data.manifest = str(write_manifest(tmp_path, rows))
+    config.data.dir = str(tmp_path / "shards")
+    whole = open_source(config)
+    config.data.ignore = "adjective"
+    part = open_source(config)
+    assert (list(whole.kinds), list(part.kinds)) == (["noun", "adjective"], ["noun"])
+    assert whole.identity != part.identity
+    for source, tasks in ((whole, {"noun", "adjective"}), (part, {"noun"})):
+        assert source.builder.info.features.keys() == {"image", "file", *tasks}
+
+
 def test_a_split_without_a_good_picture_is_an_error(tmp_path):
     rows = [(f, "train", n, a) for f, _, n, a in many(39)]
     rows.append(("39.png", "test", "n1", "a0"))

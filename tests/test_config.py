@@ -111,6 +111,7 @@ def test_fields_are_set_from_text(name, text, value):
         ("data.flip", "no", r"flip is 'no'; it must be True or False"),
         ("data.mean", "(1, 2)", r"mean needs three numbers"),
         ("data.resize", "256", r"resize=256 scales the pictures of a manifest, but"),
+        ("data.ignore", "notes", r"ignore='notes' names columns of config.data.manif"),
         ("data.eval_crop", "0", r"eval_crop is 0.*must be above 0"),
         ("data.std", "(1, 0, 1)", r"std.*above 0"),
         ("data.std", "(1, 1e999, 1)", r"std is \(1, inf, 1\); it must be numbers"),

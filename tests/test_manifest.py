@@ -10,6 +10,7 @@ import pytest
 
 from crl_jax.data.manifest import Manifest, read_manifest
 from crl_jax.errors import UserError
+from crl_jax.kinds import Categorical
 
 GOOD = [
     "file,split,noun,adjective",
@@ -113,6 +114,70 @@ def test_quotes_may_follow_a_space(folder):
     assert "dog, black" in read_manifest(path).tasks["noun"]
 
 
+@pytest.mark.parametrize("delimiter", [";", "\t"])
+def test_columns_may_have_what_excel_writes_between_them(folder, delimiter):
+    """Quotes then keep the semicolons between several labels together."""
+    lines = replaced(3, 'b.jpg,train,"dog;big, black",sad')
+    between = [delimiter.join(next(csv.reader([line]))) for line in lines]
+    between[2] = between[2].replace("dog;big, black", '"dog;big, black"')
+    tasks = read_manifest(write(folder, between)).tasks
+    assert tasks["noun"] == ("cat", "dog;big, black")
+    assert tasks["adjective"] == ("happy", "sad")
+
+
+NOTES = ["weight,file,split,noun,foto id", *(f'"1\n2",{row},9' for row in GOOD[1:3])]
+NOTES[1:] = [line.replace(",happy", "").replace(",sad", "") for line in NOTES[1:]]
+
+
+def test_columns_are_ignored(folder):
+    path = write(folder, NOTES)
+    manifest = read_manifest(path, ignore=" foto id,weight ")
+    assert manifest.tasks == {"noun": ("cat", "dog")}
+    # In another order the data is the same; with other columns it is not.
+    fingerprint = manifest.fingerprint
+    assert read_manifest(path, ignore="weight,foto id,").fingerprint == fingerprint
+    path.write_text(path.read_text("utf-8").replace("foto id", "foto_id"), "utf-8")
+    fingerprint = read_manifest(path, ignore="weight,foto_id").fingerprint
+    path.write_text(path.read_text("utf-8").replace("1\n2", "1"), "utf-8")
+    assert read_manifest(path, ignore="foto_id,weight").fingerprint != fingerprint
+
+
+def test_other_ignored_columns_make_other_data(folder):
+    path = write(folder, GOOD)
+    noun, adjective, none = (
+        read_manifest(path, ignore=of).fingerprint for of in ("noun", "adjective", "")
+    )
+    assert len({noun, adjective, none}) == 3
+
+
+@pytest.mark.parametrize(
+    ("ignore", "message"),
+    [
+        ("weihgt,foto id", r"no column 'weihgt', .*ignore names \(did you mean 'weigh"),
+        ("split", "config.data.ignore names 'split', which every list needs"),
+        ("foto id", r"remove the line break.* set --config.data.ignore='foto id,weig"),
+        ("weight", r"named 'foto id'.* set --config.data.ignore='weight,foto id'"),
+        ("weight,foto id,noun", "there is no task"),
+    ],
+)
+def test_a_mistake_in_what_is_ignored_is_named(folder, ignore, message):
+    with pytest.raises(UserError, match=message):
+        read_manifest(write(folder, NOTES), ignore=ignore)
+
+
+def test_columns_without_name_and_cells_are_ignored(folder):
+    lines = [f"{line},, " for line in GOOD]
+    assert list(read_manifest(write(folder, lines)).tasks) == ["noun", "adjective"]
+
+
+def test_no_other_column_counts_for_a_trained_network(folder):
+    trained = {"noun": Categorical(("cat", "dog"))}
+    lines = [f"{i},{line}" for i, line in enumerate(GOOD)]
+    lines[0] = ",file,split,noun,foto id"
+    manifest = read_manifest(write(folder, lines), trained=trained, ignore="weight")
+    assert manifest.kinds == trained
+
+
 def test_paths_are_in_their_plainest_form(folder):
     manifest = read_manifest(
         write(folder, replaced(2, "./sub/..//a.jpg,train,cat,happy"))
@@ -148,9 +213,21 @@ MISTAKES = {
     "only a header": (GOOD[:1], ["lists no pictures", "Add a row"]),
     "no column file": (replaced(1, "path,split,noun,adjective"), ["row 1", "'file'"]),
     "no column split": (replaced(1, "file,part,noun,adjective"), ["row 1", "'split'"]),
-    "semicolons": (
-        [line.replace(",", ";") for line in GOOD],
-        ["'file'", "'file;split;noun;adjective'", "with commas between"],
+    "semicolons only in the rows": (
+        [GOOD[0], *(line.replace(",", ";") for line in GOOD[1:])],
+        ["every row needs 4 cells", "row 2 has 1", "with a comma"],
+    ),
+    "too few cells between semicolons": (
+        [line.replace(",", ";") for line in replaced(3, "b.jpg,train,dog")],
+        ["row 3 has 3", "keeps its semicolon"],
+    ),
+    "columns in capitals": (
+        replaced(1, "File,Split,noun,adjective"),
+        ["row 1", "no column 'file' (did you mean 'File'?)"],
+    ),
+    "columns in capitals between semicolons": (
+        [line.replace(",", ";") for line in replaced(1, "file,SPLIT,noun,adjective")],
+        ["no column 'split' (did you mean 'SPLIT'?), only 'file', 'SPLIT', 'noun'"],
     ),
     "no task": (
         [",".join(line.split(",")[:2]) for line in GOOD],
@@ -162,11 +239,14 @@ MISTAKES = {
     ),
     "column without a name": (
         replaced(1, "file,split,noun,"),
-        ["row 1", "column 4", "''", "letters"],
+        ["row 1, column 4 has no name", "Delete it", "or give it one"],
     ),
     "task not an identifier": (
         replaced(1, "file,split,noun,two words"),
-        ["column 4", "'two words'", "letters, digits and underscores"],
+        [
+            *("column 4", "'two words'", "letters, digits and underscores"),
+            "If it is no task, set --config.data.ignore='two words'.",
+        ],
     ),
     "task not ASCII": (replaced(1, "file,split,noun,näme"), ["column 4", "'näme'"]),
     "task named image": (replaced(1, "file,split,image,noun"), ["column 3", "'image'"]),
@@ -192,11 +272,11 @@ MISTAKES = {
     ),
     "no label": (
         ["file,split,noun", "a.jpg,train,", "b.jpg,train,"],
-        ["column 'noun'", "no label", "Fill the column or delete it"],
+        ["column 'noun'", "no label", "Fill the column, delete it, or set --config"],
     ),
     "one class": (
         ["file,split,noun", "a.jpg,train,cat", "b.jpg,train,cat"],
-        ["column 'noun'", "only the class 'cat'", "two classes"],
+        ["'noun' has only the class 'cat'", "set --config.data.ignore=noun."],
     ),
     "file twice": (
         replaced(5, "./a.jpg,test,cat,sad"),
@@ -230,9 +310,26 @@ MISTAKES = {
         replaced(4, "sub/c.jpg,val,cow,"),
         ["column 'noun'", "row 4 (val)", "'cow'", "move one", "or take the class out"],
     ),
+    "numbers without their kind": (
+        ["file,split,weight", "a.jpg,train,69.81", "b.jpg,train,70", "sub/c.jpg,val,9"],
+        [
+            "row 4 (val) has '9': move one of the class's pictures to train, or take "
+            "the class out of the cells; if these are numbers to predict, set "
+            "--config.tasks.weight.kind=regression; if the column is no task, set "
+            "--config.data.ignore=weight."
+        ],
+    ),
+    "several labels without their kind": (
+        ["file,split,tags", "a.jpg,train,x", "b.jpg,train,x;y", "sub/c.jpg,val,y;z"],
+        ["has 'y;z'", "several labels per picture, set --config.tasks.tags.kind=multi"],
+    ),
+    "names of persons": (
+        ["file,split,by", "a.jpg,train,Ann", "b.jpg,train,Bob", "sub/c.jpg,val,Cem"],
+        ["has 'Cem'", "cells; if the column is no task, set --config.data.ignore=by."],
+    ),
     "line break in a class": (
         replaced(3, 'b.jpg,train,"dog\nbig",sad'),
-        ["column 'noun'", "row 3", "one line", "double quote"],
+        ["column 'noun'", "row 3", "one line", "double quote", "ignore=noun"],
     ),
     "carriage return in a class": (
         replaced(3, 'b.jpg,train,"dog\rbig",sad'),

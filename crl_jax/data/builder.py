@@ -206,6 +206,7 @@ def find_shards(
     tasks: Mapping[str, ConfigDict] | None = None,
     trained: Kinds | None = None,
     max_undecodable: float = ManifestConfig.max_undecodable,
+    ignore: str = "",
 ) -> ManifestBuilder:
     """Returns the data set of a manifest, whether its shards are written or not.
 
@@ -218,11 +219,12 @@ def find_shards(
       tasks: see `read_manifest`.
       trained: see `read_manifest`.
       max_undecodable: share of the pictures that may be refused.
+      ignore: see `read_manifest`.
 
     Raises:
       UserError: a mistake in the manifest.
     """
-    manifest = read_manifest(path, tasks, trained)
+    manifest = read_manifest(path, tasks, trained, ignore)
     stem = re.sub(r"[^A-Za-z0-9]+", "_", manifest.path.stem)[:50]
     name = f"{stem}-{manifest.fingerprint}" + (f"-{resize}px" if resize else "")
     config = ManifestConfig(

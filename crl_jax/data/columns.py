@@ -1,5 +1,6 @@
 """What the cells of a manifest's column mean, for each kind of task."""
 
+import collections
 import difflib
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -33,7 +34,8 @@ def read_column(
     table.check(
         f"column {task!r}: a class name must be one line",
         (i for i, c in enumerate(table.columns[task]) if "\n" in c or "\r" in c),
-        "remove the line break, or close the double quote before it",
+        "remove the line break, or close the double quote before it"
+        + ("" if kind else f"; if the column is no task, set {table.ignoring(task)}"),
         lambda i: f"has {table.columns[task][i][:40]!r}",
     )
     return _READERS[kind.name if kind else settings.kind](table, task, settings, kind)
@@ -49,7 +51,7 @@ def _categorical(
     if len(kind.names) < 2:
         raise UserError(
             f"{table.path}: column {task!r} has only the class {kind.names[0]!r}, and "
-            "a task needs two classes. Fill the column or delete it."
+            f"a task needs two classes. {_fill(table, task)}"
         )
     _check_known(table, task, parts, kind)
     numbers = {name: i for i, name in enumerate(kind.names)} | {"": -1}
@@ -89,6 +91,26 @@ def _multilabel(
     return kind, labels
 
 
+def _no_classes(table: Table, task: str, labels: Sequence[str]) -> str:
+    """Returns which setting a column needs if its labels hardly are classes, or ""."""
+    numbers = [n for n in map(_number, labels) if math.isfinite(n)]
+    are_numbers = len(numbers) > 0.9 * len(labels)
+    counts = collections.Counter(labels).values()
+    once = 2 * sum(count == 1 for count in counts) > len(counts)  # most of them
+    kind, hints = f"--config.tasks.{task}.kind", []
+    if are_numbers and (once or any(n % 1 for n in numbers)):
+        hints.append(f"if these are numbers to predict, set {kind}=regression")
+    if any(SEPARATOR in label for label in labels):
+        hints.append(f"if these are several labels per picture, set {kind}=multilabel")
+    if once:
+        hints.append(f"if the column is no task, set {table.ignoring(task)}")
+    return "".join(f"; {hint}" for hint in hints)
+
+
+def _fill(table: Table, task: str) -> str:
+    return f"Fill the column, delete it, or set {table.ignoring(task)}."
+
+
 def _names(table: Table, task: str, parts: Sequence[Sequence[str]]) -> tuple[str, ...]:
     """Returns the class names of a column, sorted.
 
@@ -109,13 +131,18 @@ def _names(table: Table, task: str, parts: Sequence[Sequence[str]]) -> tuple[str
             trained.update(names)
     if not first:
         raise UserError(
-            f"{table.path}: column {task!r} has no label at all. Fill the column or "
-            "delete it."
+            f"{table.path}: column {task!r} has no label at all. {_fill(table, task)}"
         )
+    unseen = sorted({i for name, i in first.items() if name not in trained})
+    mend = (
+        "move one of the class's pictures to train, or take the class out of the cells"
+    )
+    if unseen:
+        mend += _no_classes(table, task, [name for names in parts for name in names])
     table.check(
         f"column {task!r}: every class needs a picture in train",
-        sorted({i for name, i in first.items() if name not in trained}),
-        "move one of the class's pictures to train, or take the class out of the cells",
+        unseen,
+        mend,
         lambda i: f"({table.columns['split'][i]}) has {table.columns[task][i]!r}",
     )
     return tuple(sorted(first))
@@ -159,8 +186,8 @@ def _regression(
         trained = labels[(np.array(splits) == "train") & ~np.isnan(labels)]
         if not len(trained):
             raise UserError(
-                f"{table.path}: column {task!r} has no number in train. Fill the "
-                "column or delete it."
+                f"{table.path}: column {task!r} has no number in train. "
+                f"{_fill(table, task)}"
             )
         kind = Regression.of_numbers(settings, trained)
     return kind, labels.astype(np.float32)

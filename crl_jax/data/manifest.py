@@ -1,9 +1,9 @@
 """The list of a user's pictures: a CSV `file,split,<task>,<task>,...`.
 
 One row per picture. `file` is relative to the CSV's folder, `split` is train, val or
-test, and each further column is a task. An empty cell is a missing label, and the
-task's kind says what the other cells hold. Whatever is wrong is reported here, once,
-before any picture is opened.
+test, and each further column is a task unless it is ignored. An empty cell is a missing
+label, and the task's kind says what the other cells hold. Whatever is wrong is reported
+here, once, before any picture is opened.
 """
 
 import collections
@@ -13,7 +13,7 @@ import hashlib
 import os
 import posixpath
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +83,7 @@ def read_manifest(
     path: str | os.PathLike[str],
     tasks: Mapping[str, ConfigDict] | None = None,
     trained: Kinds | None = None,
+    ignore: str = "",
 ) -> Manifest:
     """Reads and checks a manifest; looks for its pictures but does not open them.
 
@@ -92,6 +93,7 @@ def read_manifest(
       trained: the kinds of a network that is evaluated on the manifest. Tasks and
         labels are then the network's, in its order; a task without a column has no
         labels, and other columns do not count.
+      ignore: `config.data.ignore`, the names of columns that are no tasks.
 
     Raises:
       UserError: anything wrong with the CSV, or a picture that is not there.
@@ -101,7 +103,8 @@ def read_manifest(
         content = path.read_bytes()
     except OSError as error:  # such as: not there, a folder, not allowed
         raise UserError(f"{path}: {error.strerror}. Give a CSV file.") from error
-    table = Table(path, content)
+    ignored = [name for cell in ignore.split(",") if (name := cell.strip())]
+    table = Table(path, content, ignored, trained)
     splits = _splits(table)
     for_training = trained is None
     if for_training and "train" not in splits:
@@ -111,7 +114,7 @@ def read_manifest(
         )
     files = _files(table)
     kinds, labels = _labels(table, tasks or {}, trained)
-    declared = _declared(kinds, for_training)
+    declared = _declared(kinds, for_training, ignored)
     fingerprint = _fingerprint(content, path.parent, files, declared)
     return Manifest(
         path, path.parent, fingerprint, kinds, for_training, files, splits, labels
@@ -200,14 +203,15 @@ def _listing(folder: Path) -> set[str]:
         return set()
 
 
-def _declared(kinds: Kinds, for_training: bool) -> bytes:
+def _declared(kinds: Kinds, for_training: bool, ignored: Sequence[str]) -> bytes:
     """Returns what, besides the CSV, decides the labels of its pictures."""
     if not for_training:
         named = [(task, kind.name, kind.names) for task, kind in kinds.items()]
         return repr(named).encode()
     # Columns of class names, which most are, add nothing.
     others = [(t, k.name) for t, k in kinds.items() if not isinstance(k, Categorical)]
-    return repr(others).encode() if others else b""
+    declared = repr(others).encode() if others else b""
+    return declared + (repr(sorted(ignored)).encode() if ignored else b"")
 
 
 def _fingerprint(content: bytes, root: Path, files: list[str], declared: bytes) -> str:

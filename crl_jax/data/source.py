@@ -172,6 +172,7 @@ def find_source(config: ConfigDict, trained: Kinds | None = None) -> Source:
             config.tasks,
             trained,
             data.max_undecodable,
+            data.ignore,
         )
         manifest = builder.builder_config.manifest
         size = f", at most {data.resize} px" if data.resize else ""

@@ -2,18 +2,17 @@
 
 import csv
 import io
-from collections.abc import Callable, Iterable, Sequence
+import re
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from crl_jax import config_tasks
+from crl_jax.data import header
 from crl_jax.errors import UserError
 
 Item = TypeVar("Item")
 
-_NO_TASKS = ("file", "split")  # columns of every list
-
-_FIRST_ROW = "The first row must be file,split,<task>,<task>,... with commas between."
+_DELIMITERS = {",": "comma", ";": "semicolon", "\t": "tab"}
 
 
 def first_few(items: Sequence[Item], describe: Callable[[Item], str]) -> str:
@@ -25,27 +24,56 @@ def first_few(items: Sequence[Item], describe: Callable[[Item], str]) -> str:
 class Table:
     """The stripped cells of a CSV by column, and the line that each row starts on."""
 
-    def __init__(self, path: Path, content: bytes):
-        """Reads the bytes of a CSV; raises UserError if it is no manifest."""
-        self.path = path
-        rows, self.lines = _parse(path, content)
+    def __init__(
+        self,
+        path: Path,
+        content: bytes,
+        ignore: Sequence[str] = (),
+        trained: Collection[str] | None = None,
+    ):
+        """Reads the columns that count.
+
+        Args:
+          path: of the CSV, for messages.
+          content: its bytes.
+          ignore: see `header.kept_columns`.
+          trained: see `header.kept_columns`.
+
+        Raises:
+          UserError: it is no manifest.
+        """
+        self.path, self._ignore = path, ignore
+        text = _decoded(path, content)
+        delimiter = _delimiter(text)
+        rows, self.lines = _parse(path, text, delimiter)
         if not rows:
-            raise UserError(f"{path} is empty. {_FIRST_ROW}")
-        header = [cell.strip() for cell in rows.pop(0)]
-        _check_header(f"{path}, row {self.lines.pop(0)}", header)
-        self.tasks = [name for name in header if name not in _NO_TASKS]
+            raise UserError(f"{path} is empty. {header.FIRST_ROW}")
+        first = [cell.strip() for cell in rows.pop(0)]
+        names = {
+            i: name
+            for i, name in enumerate(first)
+            # Spreadsheets may write columns after the last, with nothing in them.
+            if name or any(cell.strip() for row in rows for cell in row[i : i + 1])
+        }
+        where = f"{path}, row {self.lines.pop(0)}"
+        kept = header.kept_columns(where, names, ignore, trained)
+        self.tasks = [name for name in kept if name not in header.NO_TASKS]
         self.check(
-            f"every row needs {len(header)} cells, like the first",
-            (i for i, row in enumerate(rows) if len(row) != len(header)),
-            "put text with a comma in double quotes; an empty cell keeps its comma",
+            f"every row needs {len(first)} cells, like the first",
+            (i for i, row in enumerate(rows) if len(row) != len(first)),
+            f"put text with a {_DELIMITERS[delimiter]} in double quotes; an empty cell "
+            f"keeps its {_DELIMITERS[delimiter]}",
             lambda i: f"has {len(rows[i])}",
         )
         if not rows:
             raise UserError(f"{path} lists no pictures. Add a row for each picture.")
         self.columns = {
-            name: [cell.strip() for cell in cells]
-            for name, cells in zip(header, zip(*rows, strict=True), strict=True)
+            name: [row[i].strip() for row in rows] for name, i in kept.items()
         }
+
+    def ignoring(self, name: str) -> str:
+        """Returns how to say that a column is no task."""
+        return header.ignore_flag(self._ignore, name)
 
     def check(
         self, rule: str, bad: Iterable[int], mend: str, describe: Callable[[int], str]
@@ -56,16 +84,22 @@ class Table:
             raise UserError(f"{self.path}: {rule}, but {few}: {mend}.")
 
 
-def _parse(path: Path, content: bytes) -> tuple[list[tuple[str, ...]], list[int]]:
-    """Returns the rows that are not blank, and the line that each starts on."""
+def _decoded(path: Path, content: bytes) -> str:
     try:
-        text = content.decode("utf-8-sig")
+        return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise UserError(
             f"{path}, row {line}: not UTF-8 text. Save the file as 'CSV UTF-8'."
         ) from error
-    reader = csv.reader(io.StringIO(text, newline=""), skipinitialspace=True)
+
+
+def _parse(
+    path: Path, text: str, delimiter: str
+) -> tuple[list[tuple[str, ...]], list[int]]:
+    """Returns the rows that are not blank, and the line that each starts on."""
+    text_lines = io.StringIO(text, newline="")
+    reader = csv.reader(text_lines, delimiter=delimiter, skipinitialspace=True)
     rows, lines, line = [], [], 1
     try:
         for row in reader:
@@ -81,15 +115,11 @@ def _parse(path: Path, content: bytes) -> tuple[list[tuple[str, ...]], list[int]
     return rows, lines
 
 
-def _check_header(where: str, header: list[str]) -> None:
-    for name in _NO_TASKS:
-        if name not in header:
-            only = ", ".join(map(repr, header))
-            raise UserError(f"{where}: no column {name!r}, only {only}. {_FIRST_ROW}")
-    for i, name in enumerate(header):
-        if name in header[:i]:
-            raise UserError(f"{where}: two columns are named {name!r}. Rename one.")
-        if name not in _NO_TASKS:
-            config_tasks.check_name(name, f"{where}, column {i + 1}")
-    if len(header) == 2:
-        raise UserError(f"{where}: there is no task. Add a column of class names.")
+def _delimiter(text: str) -> str:
+    """Returns what stands between columns: in some countries Excel writes `;`."""
+    match = re.match(r"[^\r\n]*", text.lstrip())
+    for delimiter in _DELIMITERS:
+        names = match[0].split(delimiter) if match else []
+        if {"file", "split"} <= {name.strip(' "').lower() for name in names}:
+            return delimiter
+    return ","
