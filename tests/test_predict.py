@@ -24,9 +24,12 @@ import crl_jax
 from crl_jax import evaluation, predict, workdir
 from crl_jax.data import labels, pictures, preprocess, source, unlabelled
 from crl_jax.errors import UserError
+from crl_jax.inference.prediction import Prediction
 from crl_jax.inference.prediction_formats import FORMATS
+from crl_jax.kinds import Categorical
 
 PROJECT = Path(__file__).parents[1]
+HUES = Categorical(("dark as night", "light"))
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +90,8 @@ def test_a_picture_is_a_path_bytes_or_an_array_alone_or_in_a_list(predictor, fol
                     prediction.probabilities[task], probabilities, atol=1e-6
                 )
     assert predictor([]) == []
+    with path.open("rb") as file, pytest.raises(UserError, match="the bytes of a file"):
+        predictor(file)
 
 
 @pytest.mark.parametrize(
@@ -115,6 +120,8 @@ def test_a_broken_picture_is_refused_while_the_rest_goes_on(predictor, folder):
     assert "is not a whole JPEG" in predictions[1].error
     assert "No such file" in predictions[2].error
     assert predictions[2].probabilities == {}
+    with pytest.raises(UserError, match="The picture was refused: .*No such file"):
+        predictions[2].top("hue")
     (alone,) = predictor(folder / "21.png")
     np.testing.assert_allclose(
         predictions[3].probabilities["hue"], alone.probabilities["hue"], atol=1e-6
@@ -308,6 +315,38 @@ def test_table_names_pictures_labels_and_refusals(trained, folder, monkeypatch, 
     assert max(map(len, text.splitlines())) <= 80
     for words in ("20.png", "dark", "light", "all tasks", "gone[1].png", "refused:"):
         assert words in text
+
+
+@pytest.mark.parametrize(("width", "beside"), [(61, True), (60, False)])
+def test_tasks_stand_below_one_another_if_they_do_not_fit_beside(
+    monkeypatch, width, beside
+):
+    """Nothing is folded or cut, at any width."""
+    monkeypatch.setenv("COLUMNS", str(width))
+    kinds = {
+        "a_long_name": Categorical(("a label of thirty-two characters", "b")),
+        "hue": HUES,
+    }
+    answers = {task: np.float32([0.75, 0.25]) for task in kinds}
+    table = io.StringIO()
+    FORMATS["table"]([Prediction("1.png", kinds, answers)], kinds, 2, table)
+    _, _, file, *lines = map(str.rstrip, table.getvalue().splitlines())
+    assert file == "1.png"
+    if beside:
+        assert lines == [
+            "  a_long_name                             hue",
+            "   75.0 a label of thirty-two characters   75.0 dark as night",
+            "   25.0 b                                  25.0 light",
+        ]
+    else:
+        assert lines == [
+            "  a_long_name",
+            "     75.0 a label of thirty-two characters",
+            "     25.0 b",
+            "  hue",
+            "     75.0 dark as night",
+            "     25.0 light",
+        ]
 
 
 def test_what_a_file_is_called_does_not_steer_the_terminal(predictor):

@@ -171,7 +171,13 @@ def test_predictions_in_every_format(run, predictor, listed, capsys):
     assert result["colours"]["map"] == pytest.approx(found, abs=1e-6)
     first = predictions[0]
     assert first.joint is None  # there is one categorical task alone
-    assert first.top("brightness") == []
+    with pytest.raises(UserError, match=r"is a regression.*number\('brightness'\)"):
+        first.top("brightness")
+    with pytest.raises(UserError, match=r"'side' is categorical.*take top\('side'\)"):
+        first.number("side")
+    for ask in (first.top, first.number):
+        with pytest.raises(UserError, match="no task 'age'; there is: side, colours, "):
+            ask("age")
     ranked = [p for _, p in first.top("colours")]
     assert ranked == sorted(ranked, reverse=True)
     assert len(ranked) == 3

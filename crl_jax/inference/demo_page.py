@@ -20,6 +20,7 @@ from crl_jax.reports import page
 from crl_jax.reports.page import Child, element
 
 _MAX_FILE = "20mb"  # of an upload
+_LABELS = 5  # of a task, at most
 _SIDE = 320  # of the pictures that show where a task looked
 _DIM = 0.25  # brightness of what a task did not look at
 _ON, _OFF = "on", "off"
@@ -165,9 +166,10 @@ def _path(upload: ImageData | None) -> str | None:
 
 def _bars(shown: Prediction, task: str) -> LabelData:
     """Returns a task's answer, and its labels with probabilities if it has any."""
-    headline = shown.kinds[task].headline(shown.probabilities[task])
-    bars = [LabelConfidence(label=n, confidence=p) for n, p in shown.top(task)]
-    return LabelData(label=headline, confidences=bars or None)
+    kind, answer = shown.kinds[task], shown.probabilities[task]
+    ranked = kind.ranked(answer, _LABELS)
+    bars = [LabelConfidence(label=n, confidence=p) for n, p in ranked]
+    return LabelData(label=kind.headline(answer), confidences=bars or None)
 
 
 def _as_it_is(value: LabelData | None) -> LabelData | None:

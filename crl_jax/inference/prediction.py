@@ -1,6 +1,7 @@
 """What a trained network says about pictures, for each task and for all at once."""
 
 import dataclasses
+import io
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -12,9 +13,10 @@ import numpy as np
 
 from crl_jax import devices, run_files, trained
 from crl_jax.data import unlabelled
+from crl_jax.errors import UserError
 from crl_jax.inference import exported
 from crl_jax.inference.joint import JointRule
-from crl_jax.kinds import Kinds, categorical_classes, class_names
+from crl_jax.kinds import Kinds, Regression, categorical_classes, class_names
 from crl_jax.models.network import DATA_AXIS
 from crl_jax.trained import Trained
 
@@ -64,18 +66,43 @@ class Prediction:
     def top(self, task: str, count: int = 5) -> Ranked:
         """Returns the `count` most probable labels of a task, the best first.
 
-        Those of a multilabel task may all be probable, or none. A regression has no
-        labels to return.
+        Those of a multilabel task may all be probable, or none.
+
+        Raises:
+          UserError: there is no such task, or it is a regression; or the picture was
+            refused.
         """
-        return self.kinds[task].ranked(self.probabilities[task], count)
+        answer, kind = self._answer(task), self.kinds[task]
+        if isinstance(kind, Regression):
+            raise UserError(
+                f"The task {task!r} is a regression, which has no labels: take "
+                f"number({task!r})."
+            )
+        return kind.ranked(answer, count)
 
     def number(self, task: str) -> float:
         """Returns the number that a regression predicts, in its labels' own unit.
 
         Raises:
-          TypeError: the task is not a regression.
+          UserError: there is no such task, or it is not a regression; or the picture
+            was refused.
         """
-        return float(self.probabilities[task])
+        answer, kind = self._answer(task), self.kinds[task]
+        if not isinstance(kind, Regression):
+            raise UserError(
+                f"The task {task!r} is {kind.name}, and no number: take top({task!r})."
+            )
+        return float(answer)
+
+    def _answer(self, task: str) -> np.ndarray:
+        """Returns what `probabilities` has of a task."""
+        if self.error is not None:
+            raise UserError(f"The picture was refused: {self.error}")
+        if task not in self.kinds:
+            raise UserError(
+                f"There is no task {task!r}; there is: {', '.join(self.kinds)}."
+            )
+        return self.probabilities[task]
 
 
 def load(directory: str | os.PathLike[str]) -> "Predictor":
@@ -144,7 +171,8 @@ class Predictor:
         if isinstance(images, (list, tuple)):
             alone = False
         else:  # a Pillow image is not iterable
-            alone = isinstance(images, (str, Path, bytes))
+            # The lines of an open file are no pictures; as one it is refused.
+            alone = isinstance(images, (str, Path, bytes, io.IOBase))
             alone = alone or not isinstance(images, Iterable)
             alone = alone or getattr(images, "ndim", 0) in (2, 3)
         return list(self.predict([images] if alone else images, batch_size))

@@ -17,9 +17,12 @@ def write_table(
 ) -> None:
     """Prints one block per picture.
 
-    Each has a column per task with a line per rank, and the joint answer.
+    Each has a column per task with a line per rank, and the joint answer. Tasks whose
+    columns are together wider than the output stand below one another.
     """
     console = PlainConsole(out)
+    # What is measured is never wider than the output that it is for.
+    wider = console.options.update(width=2 * console.width)
     console.print("Labels, each after its probability in percent")
     for prediction in predictions:
         console.print()
@@ -28,13 +31,16 @@ def write_table(
             console.print(f"  refused: {prediction.error}", soft_wrap=True)
             continue
         answers = prediction.probabilities
+        lines = {task: kind.lines(answers[task], top) for task, kind in kinds.items()}
         table = Table(box=None, padding=(0, 0, 0, 2), header_style="")
-        for task in kinds:
-            table.add_column(task, overflow="fold")
-        table.add_row(
-            *("\n".join(of.lines(answers[t], top)) for t, of in kinds.items())
-        )
-        console.print(table)
+        for task in lines:
+            table.add_column(task)
+        table.add_row(*map("\n".join, lines.values()))
+        if console.measure(table, options=wider).maximum <= console.width:
+            console.print(table)
+        else:
+            for task, of_task in lines.items():
+                console.print("\n    ".join([f"  {task}", *of_task]), soft_wrap=True)
         if joint := prediction.joint:
             labels = ", ".join(joint.labels.values())
             text = f"  all tasks {100 * joint.probability:.1f}: {labels}"
