@@ -3,6 +3,7 @@
 import csv
 import subprocess
 import sys
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -292,7 +293,10 @@ MISTAKES = {
     ),
     "file is a folder": (replaced(3, "sub,train,dog,sad"), ["row 3", "'sub'"]),
     "null character": (replaced(3, "s\0/b.jpg,train,dog,sad"), ["row 3", "'s\\x00/b"]),
-    "backslashes": (replaced(4, r"sub\c.jpg,val,cat,"), ["row 4", "mend the path (/"]),
+    "backslashes": (
+        replaced(4, r"sub\c.jpg,val,cat,"),
+        ["row 4", r"(write / instead of \)"],
+    ),
     "no file": (
         replaced(3, ",train,dog,sad"),
         ["column 'file'", "row 3", "fill the cell or delete the row"],
@@ -368,6 +372,16 @@ def test_a_mistake_is_named_with_its_place_and_mend(folder, mistake):
 def test_a_manifest_that_is_not_there_is_named(tmp_path):
     text = message(tmp_path / "gone.csv")
     assert "no such file" in text.lower()
+
+
+@pytest.mark.parametrize(("there", "listed"), [("NFC", "NFD"), ("NFD", "NFC")])
+def test_a_name_with_accents_of_another_encoding_is_told(folder, there, listed):
+    (folder / unicodedata.normalize(there, "Grün")).mkdir()
+    (folder / unicodedata.normalize(there, "Grün/é.jpg")).write_bytes(b"x")
+    file = unicodedata.normalize(listed, "Grün/é.jpg")
+    text = message(write(folder, replaced(3, f"{file},train,dog,sad")))
+    assert "the file's name differs only in how its accents are encoded" in text
+    assert "instead of" not in text
 
 
 def test_of_a_repeated_mistake_the_first_are_named_and_the_rest_counted(folder):

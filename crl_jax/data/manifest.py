@@ -13,6 +13,7 @@ import hashlib
 import os
 import posixpath
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -189,10 +190,23 @@ def _files(table: Table) -> list[str]:
     table.check(
         f"column 'file' must name pictures in the folder {root}",
         (i for i, (folder, _, name) in enumerate(parts) if name not in there[folder]),
-        "mend the path (/, capitals), add the file, or delete the row",
-        lambda i: f"has {files[i]!r}",
+        "mend the path (and its capitals), add the file, or delete the row",
+        lambda i: f"has {files[i]!r}{_path_hint(root, files[i])}",
     )
     return files
+
+
+def _path_hint(root: Path, file: str) -> str:
+    """Returns why a path may not be found, where that cannot be seen in it."""
+    if "\\" in file:
+        return r" (write / instead of \)"
+    others = (unicodedata.normalize(form, file) for form in ("NFC", "NFD"))
+    if any(other != file and (root / other).is_file() for other in others):
+        return (
+            " (the file's name differs only in how its accents are encoded, NFC or "
+            "NFD: `convmv` can rename it)"
+        )
+    return ""
 
 
 def _listing(folder: Path) -> set[str]:
