@@ -172,6 +172,9 @@ def test_too_many_refused_pictures_are_an_error_that_names_some(tmp_path):
     assert "0.png is empty, 4.png is empty, 8.png is empty and 1 more" in text
     assert "Mend these files" in text
     assert whole_folders(tmp_path / "shards") == []
+    listed = Path(text.rpartition(" Refused so far: 4, listed in ")[2].rstrip("."))
+    reasons = "".join(f"{i}.png,is empty\n" for i in (0, 4, 8, 12))
+    assert listed.read_text("utf-8") == f"file,reason\n{reasons}"
 
 
 def test_more_pictures_may_be_refused_if_the_config_says_so(tmp_path, new_config):
@@ -187,6 +190,8 @@ def test_more_pictures_may_be_refused_if_the_config_says_so(tmp_path, new_config
         open_source(config)
     config.data.max_undecodable = 0.07
     assert open_source(config).size("train") == 41
+    [listed] = (tmp_path / "shards").rglob("refused.csv")
+    assert listed.parent.name == "1.0.0"
 
 
 def test_an_ignored_column_is_in_no_shard(tmp_path, new_config):

@@ -159,7 +159,7 @@ def test_a_header_that_claims_too_much_is_refused(tmp_path, small_config):
     """In preparation by the header; in training TensorFlow has a limit, too."""
     path = tmp_path / "bomb.png"
     path.write_bytes(bomb())
-    with pytest.raises(pictures.BadPicture, match=r"has more than [\d,]+ pixels"):
+    with pytest.raises(pictures.BadPicture, match=r"than [\d,]+ pixels: scale it down"):
         pictures.encode(path)
     with pytest.raises(tf.errors.InvalidArgumentError):
         preprocess.eval_image(tf.constant(bomb()), small_config.data)

@@ -104,10 +104,12 @@ class ManifestBuilder(LocalBuilder, skip_registration=True):  # type: ignore[cal
         try:
             self._write_shards(dl_manager, download_config)
             self._check_refused()
-        except UserError:
+        except UserError as error:
             # The user is going to mend these very files.
             self.forget_parts()
-            raise
+            listed = refused.write_so_far(self._refused_so_far, manifest, self.refused)
+            raise UserError(f"{error}{listed}") from error
+        self._refused_so_far.unlink(missing_ok=True)
         if self.refused:
             # `data_dir` is still the temporary folder.
             refused.write(Path(self.data_dir) / "refused.csv", manifest, self.refused)
@@ -128,6 +130,11 @@ class ManifestBuilder(LocalBuilder, skip_registration=True):  # type: ignore[cal
     def _check_refused(self) -> None:
         config = self.builder_config
         refused.check(config.manifest, self.refused, config.max_undecodable)
+
+    @property
+    def _refused_so_far(self) -> Path:
+        """List of what a preparation refused that came to nothing."""
+        return Path(self.root) / self.name / self.builder_config.name / "refused.csv"
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:

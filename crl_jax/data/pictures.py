@@ -136,7 +136,7 @@ def encode(
     except Image.UnidentifiedImageError:
         raise BadPicture(f"is not a whole {', '.join(FORMATS)} file") from None
     except Image.DecompressionBombError:
-        raise BadPicture(f"has more than {MAX_PIXELS:,} pixels") from None
+        raise _too_many(MAX_PIXELS) from None
     except Exception as error:  # broken data makes decoders raise almost anything
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise BadPicture(f"cannot be decoded: {reason}") from error
@@ -157,13 +157,17 @@ def _check_size(count: int) -> None:
         raise BadPicture(f"has more than {_MAX_BYTES:,} bytes")
 
 
+def _too_many(pixels: int) -> BadPicture:
+    return BadPicture(f"has more than {pixels:,} pixels: scale it down")
+
+
 def _encode(data: bytes, resize: int, compress: bool) -> bytes:
     image: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
     # From the header; nothing is decoded yet.
     cost = _BYTES_A_PIXEL.get(image.format or "", _BYTES_A_PIXEL_ELSE)
     pixels = image.width * image.height
     if pixels > MAX_MEMORY // cost:
-        raise BadPicture(f"has more than {MAX_MEMORY // cost:,} pixels")
+        raise _too_many(MAX_MEMORY // cost)
     if pixels == 0:
         raise BadPicture("has no pixels")
     scale = min(resize / min(image.size), 1.0) if resize else 1.0

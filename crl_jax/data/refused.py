@@ -3,6 +3,7 @@
 They come as `{row of the manifest: reason}`.
 """
 
+import contextlib
 import csv
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -21,6 +22,15 @@ def write(path: Path, manifest: Manifest, refused: Mapping[int, str]) -> None:
         writer = csv.writer(file)
         writer.writerow(("file", "reason"))
         writer.writerows((manifest.files[row], refused[row]) for row in sorted(refused))
+
+
+def write_so_far(path: Path, manifest: Manifest, refused: Mapping[int, str]) -> str:
+    """Writes the CSV of a preparation that fails; returns where it is, for an error."""
+    with contextlib.suppress(OSError):  # the error itself matters more
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(path, manifest, refused)
+        return f" Refused so far: {len(refused):,}, listed in {path}."
+    return ""
 
 
 def check(manifest: Manifest, refused: Mapping[int, str], max_share: float) -> None:
