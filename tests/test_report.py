@@ -3,6 +3,7 @@
 import dataclasses
 import gc
 import json
+import math
 import re
 import shutil
 import tracemalloc
@@ -242,6 +243,51 @@ def test_axes_say_the_numbers_that_they_show():
     assert texts[6:12] == ["0", "20", "40", "60", "80", "100"]
 
 
+def test_a_single_evaluation_is_a_dot():
+    ended = charts.Curve("val", [4, 8], [math.nan, 0.5])
+    whole = charts.Curve("train", [4, 8], [0.2, 0.5], "second")
+    chart = charts.line_chart("loss", [ended, whole])
+    (dot,), (line,) = chart.iter("circle"), chart.iter("polyline")
+    assert f"{dot.get('cx')},{dot.get('cy')}" == line.get("points").split()[1]
+    assert dot.get("style") == "fill:var(--accent)"
+
+
+def drawn_map(names):
+    """Returns the labels of a heat map's rows, and the space that they have."""
+    cells = np.eye(len(names))
+    drawing = charts.heat_map(cells, names, names, lambda i, j: "", "")
+    rows = [text for text in drawing.iter("text") if not text.get("transform")]
+    return [text.text for text in rows], float(rows[0].get("x"))
+
+
+@pytest.mark.parametrize(
+    ("name", "width"),  # in DejaVu; East Asian letters are squares
+    [
+        ("Gemüse", 48),
+        ("Wimmer", 47),
+        ("машины", 48),
+        ("キウイ", 33),
+        ("苹果和香蕉", 55),
+    ],
+)
+def test_a_label_has_the_space_that_it_takes(name, width):
+    (text,), space = drawn_map([name])
+    assert text == name
+    assert width <= space < 1.6 * width
+
+
+def test_long_names_that_differ_at_their_ends_are_told_apart():
+    names = [f"A class with an exceedingly long name, number {k}" for k in range(4)]
+    texts, _ = drawn_map(names)
+    assert texts == [f"A class wit…me, number {k}" for k in range(4)]
+
+
+def test_the_tables_of_classes_may_wrap_names(findings):
+    _, body = run_page.classes(findings)
+    lists = [div for child in body for div in child.iter("div")]
+    assert [d.get("class") for d in lists].count("names") == len(CLASSES)
+
+
 @pytest.mark.parametrize("kind", ["scalar", "channel", "conv"])
 def test_learned_cross_weights_are_shown_by_target_and_source(trained, kind):
     loaded = trained_lib.load(trained[0], devices.make_mesh())
@@ -300,6 +346,16 @@ def test_report_stands_alone_and_says_what_evaluate_says(
     for place in (data.dir, str(Path(data.manifest).parent)):
         assert not any(place in text for text in reader.texts)
     assert "'labels.csv'" in reader.texts  # config.data.manifest
+
+
+def test_a_task_without_labels_has_a_dash(trained):
+    directory, expected = trained
+    nothing = {**dict.fromkeys(expected["number"], math.nan), "count": 0}
+    result = {**expected, "number": nothing}
+    body = run_page.overview("run", evaluation.prepare(directory, "test"), result)
+    texts = Reader(page.page("", *body)).texts
+    assert texts[texts.index("number") + 1] == "–"
+    assert texts[texts.index("hue") + 1].endswith("%")
 
 
 def test_a_report_on_another_list_says_so(trained, tmp_path):

@@ -1,6 +1,7 @@
 """Charts as SVG elements; their colours are those of the page that they are on."""
 
 import math
+import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -14,7 +15,10 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 12, 8, 26
 _TICKS = 5
 _CELLS = (4, 26)  # smallest and largest side of a heat map's cell
 _MAX_SIDE = 520  # of a heat map, if the smallest cells allow it
-_LETTER = 5.8  # approximate width of a letter
+# Widths of letters of 11 px: wide ones may fill their square, the others are at most as
+# wide as in DejaVu, one of the widest fonts that a page is commonly shown in.
+_WIDE, _NARROW = 11, 7
+_ALSO_WIDE = "mw…@%&æœжмфшщыю"  # beside capitals and East Asian letters
 _LONGEST = 24  # letters of a name
 _DOTS = 3000  # at most
 
@@ -40,6 +44,8 @@ def line_chart(
 ) -> Element:
     """Returns a figure with curves over steps; y begins at 0 if it is a share.
 
+    A curve of a single point is a dot.
+
     Args:
       title: above it.
       curves: points that are NaN or infinite are left out.
@@ -58,8 +64,7 @@ def line_chart(
     frame = _Frame((0, float(x.max()) or 1), (y_ticks[0], y_ticks[-1]))
     drawing = frame.axes(x_ticks, y_ticks, percent, x_name, f"{title}, over {x_name}")
     for curve, of_curve in zip(curves, points, strict=True):
-        line = " ".join(f"{frame.x(a):.1f},{frame.y(b):.1f}" for a, b in of_curve)
-        drawing.append(element("polyline", points=line, class_=f"curve {curve.style}"))
+        drawing.append(_line_or_dot(frame, of_curve, curve.style))
     key = element("div", class_="key")
     for curve in curves:
         colour = f"background:var(--{curve.style})"
@@ -156,8 +161,7 @@ def heat_map(
     """
     side = float(np.clip(_MAX_SIDE / max(values.shape), *_CELLS))
     row_names, column_names = ([_short(n) for n in names] for names in (rows, columns))
-    left = _LETTER * max(map(len, row_names)) + 8
-    top = _LETTER * max(map(len, column_names)) + 8
+    left, top = (max(map(_length, of)) + 8 for of in (row_names, column_names))
     width, height = left + side * len(columns) + 2, top + side * len(rows) + 2
     drawing = _svg(width, height, description)
     step = math.ceil(11 / side)  # of names, if there is no room for all
@@ -260,6 +264,15 @@ class _Frame:
         return drawing
 
 
+def _line_or_dot(frame: _Frame, points: np.ndarray, style: str) -> Element:
+    places = [(f"{frame.x(a):.1f}", f"{frame.y(b):.1f}") for a, b in points]
+    if len(places) == 1:
+        [(x, y)] = places
+        return element("circle", cx=x, cy=y, r=3, style=f"fill:var(--{style})")
+    line = " ".join(map(",".join, places))
+    return element("polyline", points=line, class_=f"curve {style}")
+
+
 def _svg(width: float, height: float, description: str) -> Element:
     return element(
         "svg",
@@ -277,4 +290,18 @@ def _finite(curve: Curve) -> np.ndarray:
 
 
 def _short(name: str) -> str:
-    return name if len(name) <= _LONGEST else f"{name[: _LONGEST - 1]}…"
+    """Returns a name, a long one without its middle: many differ at the end only."""
+    if len(name) <= _LONGEST:
+        return name
+    half = _LONGEST // 2
+    return f"{name[: half - 1]}…{name[-half:]}"
+
+
+def _length(text: str) -> int:
+    """Returns about how long a text is, rather too long than too short."""
+    return sum(_WIDE if _is_wide(letter) else _NARROW for letter in text)
+
+
+def _is_wide(letter: str) -> bool:
+    wide = unicodedata.east_asian_width(letter) in "WF"
+    return wide or letter.isupper() or letter in _ALSO_WIDE

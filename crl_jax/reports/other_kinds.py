@@ -16,7 +16,7 @@ def several_labels(findings: Findings) -> Section | None:
     for task, kind in findings.kinds.items():
         if isinstance(kind, Multilabel):
             table = _label_table(kind, *findings.labelled(task))
-            body += [element("h3", task), table]
+            body += [element("h3", task), element("div", table, class_="names")]
     if not body:
         return None
     text = (

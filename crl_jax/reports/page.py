@@ -40,7 +40,8 @@ a { color: var(--accent); }
 figure { margin: 0; min-width: 0; } figcaption { font-weight: 600; }
 .scroll { overflow-x: auto; }
 .scroll svg { max-width: none; } .grid svg { width: 100%; max-width: 30rem; }
-svg { display: block; height: auto; font: 11px system-ui, sans-serif; }
+svg { display: block; height: auto; font: 11px system-ui, sans-serif;
+  overflow: visible; }
 svg text { fill: var(--pale); } svg .axis { stroke: var(--line); fill: none; }
 svg .accent { stroke: var(--accent); } svg .second { stroke: var(--second); }
 svg .curve { fill: none; stroke-width: 1.8; stroke-linejoin: round; }
@@ -53,6 +54,9 @@ th, td { text-align: right; padding: .18rem .7rem .18rem 0;
   border-bottom: 1px solid var(--line); vertical-align: top; }
 th:first-child, td:first-child { text-align: left; }
 td:first-child { white-space: nowrap; }
+.names td:first-child { white-space: normal; overflow-wrap: anywhere; }
+@media (max-width: 40rem) { .names td:first-child { min-width: 6rem; }
+  .names .share { width: 4rem; } }
 th { font-weight: 600; white-space: nowrap; }
 .scroll + .scroll, details + .scroll { margin-top: .8rem; }
 .share { display: inline-block; width: 7rem; height: .6rem; background: var(--fill);
@@ -67,7 +71,8 @@ th { font-weight: 600; white-space: nowrap; }
 @page { margin: 1.5cm; }
 @media print { :root { color-scheme: light; --paper: #fff; --ink: #000; --pale: #444;
   --line: #ccc; --fill: #f2f2f2; --accent: #1f6feb; --second: #c2410c; }
-  nav { display: none; } figure, tr, .card { break-inside: avoid; }
+  nav { display: none; } .scroll { overflow: visible; } .scroll svg { max-width: 100%; }
+  pre { white-space: pre-wrap; } figure, tr, .card { break-inside: avoid; }
   h2, h3, .pale { break-after: avoid; } body { padding: 0; max-width: none; }
   * { print-color-adjust: exact; -webkit-print-color-adjust: exact; } }
 """

@@ -46,8 +46,9 @@ def _card(
     first, *others = judged_by
 
     def text(measure: Measure) -> str:
-        unit = "%" if measure.is_share else ""
-        return f"{measure.text(values[measure.name])}{unit}"
+        value = values[measure.name]
+        unit = "%" if measure.is_share and value == value else ""
+        return f"{measure.text(value)}{unit}"
 
     known = [m for m in others[:1] if values[m.name] == values[m.name]]
     beneath = [f"{measure.title} {text(measure)}" for measure in known]
@@ -101,7 +102,8 @@ def classes(findings: Findings) -> Section | None:
         return None
     for task, names in findings.classes.items():
         found = findings.confusions(task)
-        lists = element("div", *_class_table(found, names), *_confused(found, names))
+        listed = [*_class_table(found, names), *_confused(found, names)]
+        lists = element("div", *listed, class_="names")
         drawn = element("div", *_confusions(task, found, names))
         body += [element("h3", task), element("div", lists, drawn, class_="beside")]
     return "Classes and confusions", body
