@@ -86,7 +86,7 @@ class MetricsLog:
                 self._size = self._drop_rows_after(resumed_step)
             except ValueError as error:  # a column with another name
                 raise _not_ours(self._path) from error
-            self._board = _Board(folder / "tensorboard", resumed_step)
+        self._board = _Board(folder / "tensorboard", resumed_step)
 
     def _drop_rows_after(self, step: int) -> int:
         """Keeps the rows up to `step`; returns the size of the file in bytes."""
@@ -138,7 +138,9 @@ class MetricsLog:
         writer.writerow(row | numbers)
         self._append(text.getvalue().encode("utf-8"))
         shown = {f"{split}/{name}": value for name, value in numbers.items()}
-        self._board.write(step, shown | {"learning_rate": learning_rate})
+        if split == "train":  # every step that is evaluated has such a row, too
+            shown["learning_rate"] = learning_rate
+        self._board.write(step, shown)
 
     def _append(self, row: bytes) -> None:
         """Writes a row and those that wait, or lets it wait with them."""
@@ -171,33 +173,45 @@ class MetricsLog:
 
 
 class _Board:
-    """A TensorBoard file, which hides the later steps that earlier files have."""
+    """A TensorBoard file, which hides the later steps that earlier files have.
+
+    There is none before the first number.
+    """
 
     def __init__(self, folder: Path, resumed_step: int) -> None:
-        folder.mkdir(exist_ok=True)
+        self._folder, self._resumed_step = folder, resumed_step
+        self._records: RecordWriter | None = None
+        self._fails = False
+
+    def _open(self) -> RecordWriter:
+        self._folder.mkdir(exist_ok=True)
         now = time.time()
         name = f"events.out.tfevents.{now:.0f}.{platform.node()}.{os.getpid()}"
         # `SummaryWriter` writes in a thread; once that has met a full disk, a later
         # call waits for it forever.
-        self._records: RecordWriter | None = RecordWriter(str(folder / name))
+        records = RecordWriter(str(self._folder / name))
         start = SessionLog(status=SessionLog.START)
         for event in (
             Event(wall_time=now, file_version="brain.Event:2"),
-            Event(wall_time=now, step=resumed_step + 1, session_log=start),
+            Event(wall_time=now, step=self._resumed_step + 1, session_log=start),
         ):
-            self._records.write(event.SerializeToString())
+            records.write(event.SerializeToString())
+        return records
 
     def write(self, step: int, numbers: Mapping[str, float]) -> None:
         """Writes one number per name; after the first failure it writes nothing."""
-        if self._records is None:
+        if self._fails:
             return
         now = time.time()
         try:
+            if self._records is None:
+                self._records = self._open()
             for name, number in numbers.items():
                 event = Event(wall_time=now, step=step, summary=scalar(name, number))
                 self._records.write(event.SerializeToString())
             self._records.flush()
         except OSError as error:
+            self._fails = True
             self.close()
             console.print(
                 f"TensorBoard's file cannot be written ({error.strerror}): nothing "

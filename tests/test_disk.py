@@ -288,6 +288,19 @@ def test_rows_wait_for_room(small_disk, capsys):
     assert said.count("TensorBoard's file cannot be written (No space left") == 1
 
 
+def test_tensorboard_gets_a_file_with_the_first_row_and_each_rate_once(tmp_path):
+    MetricsLog(tmp_path, KINDS, 0).close()  # as when a finished run is started again
+    assert not (tmp_path / "tensorboard").exists()
+    log = MetricsLog(tmp_path, KINDS, 0)
+    for split in ("train", "val"):
+        log.write(1, 0.5, split, {"a": {"loss": 0.125}}, 0.1, 0)
+    log.close()
+    (events,) = (tmp_path / "tensorboard").iterdir()
+    content = events.read_bytes()
+    assert content.count(b"learning_rate") == 1
+    assert content.count(b"val/a_loss") == content.count(b"train/a_loss") == 1
+
+
 def test_a_folder_without_the_right_to_write(small_config, tmp_path):
     if os.geteuid() == 0:
         pytest.skip("root may write everywhere")
