@@ -130,13 +130,28 @@ def _check_type(name: str, value: Any) -> None:
 
 
 def _nearest(name: str, known: Sequence[str]) -> str:
-    """Returns a hint with the known names that look most like `name`."""
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    leaf = name.rpartition(".")[2]
-    close += [k for k in known if k.rpartition(".")[2] == leaf and k not in close]
-    if not close:
-        return " `crl_jax/config.py` lists the fields."
-    return " Did you mean " + " or ".join(f"config.{k}" for k in close) + "?"
+    """Returns a hint with the known names that look most like `name`.
+
+    If its group has none, it is what that group has.
+    """
+    group, _, leaf = name.rpartition(".")
+    here = [_leaf(k) for k in known if group and k.rpartition(".")[0] == group]
+    if here:
+        close = [f"{group}.{k}" for k in difflib.get_close_matches(leaf, here, n=1)]
+    else:
+        of_task = [f"tasks.{_leaf(group)}.{k}" for k in default_task() if group]
+        close = difflib.get_close_matches(name, [*known, *of_task], n=1)
+    if leaf not in map(_leaf, close):
+        close += [k for k in known if _leaf(k) == leaf]
+    if close:
+        return " Did you mean " + " or ".join(f"config.{k}" for k in close) + "?"
+    if here:
+        return f" config.{group} has {', '.join(here)}."
+    return " `crl_jax/config.py` lists the fields."
+
+
+def _leaf(name: str) -> str:
+    return name.rpartition(".")[2]
 
 
 def _same_type(value: Any, expected: Any) -> bool:
