@@ -65,6 +65,19 @@ def test_multilabel_loss_against_numpy(smoothing):
     np.testing.assert_allclose(found, np.where(known, expected, 0), rtol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("numbers", "shown"),
+    [
+        ([120.01, 125.45], ["120.01", "122.73", "125.45"]),
+        ([-3, 1234567, 16777216], ["-3", "1234567", "16777216"]),
+        ([np.nan], ["–", "–", "–"]),
+    ],
+)
+def test_a_summary_of_numbers_has_no_digits_of_float32(numbers, shown):
+    summary = AGE.label_summary(np.array(numbers, np.float32))
+    assert list(summary.values()) == shown
+
+
 @pytest.mark.parametrize("loss", ["huber", "squared"])
 def test_regression_loss_against_numpy(loss):
     logits, labels = ages(0)
