@@ -206,5 +206,5 @@ def evaluate(
             on_logits = PredictionRows(file, trained.run.kinds).write
         result = evaluation.run(on_logits)
     kinds, title = trained.run.kinds, evaluation.title
-    evaluation_loop.print_result(result, kinds, title, trained.step)
+    evaluation_loop.print_result(result, kinds, title, trained.checkpoint)
     return result

@@ -82,7 +82,7 @@ def print_result(
     result: metrics.Means,
     kinds: Kinds,
     split: str,
-    checkpoint_step: int,
+    checkpoint: str,
     name: str = "",
 ) -> None:
     """Prints one table per kind: a row for each task, and one for all right at once.
@@ -91,7 +91,7 @@ def print_result(
       result: from `evaluate_batches`.
       kinds: of the tasks.
       split: the split that was evaluated.
-      checkpoint_step: steps that the network was trained for.
+      checkpoint: which one was evaluated, such as `Trained.checkpoint`.
       name: of the run, put before the title.
     """
     tables: dict[str, list[str]] = {}
@@ -112,7 +112,7 @@ def print_result(
             count, right = f"{together['count']:,}", percent(together["top1"])
             rows.append([metrics.title(metrics.JOINT), count, right, *none])
         print_table(
-            f"{name}{title}, split {split}, checkpoint of step {checkpoint_step:,}",
+            f"{name}{title}, split {split}, {checkpoint}",
             ["task", "examples", *(measure.title for measure in measures)],
             rows,
         )

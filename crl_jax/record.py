@@ -17,6 +17,7 @@ from crl_jax.schedule import Schedule
 from crl_jax.stopping import stop_at_broken_step
 from crl_jax.terminal import console
 from crl_jax.train_state import TrainState
+from crl_jax.trained import checkpoint_title
 
 
 class Record:
@@ -169,7 +170,9 @@ class Record:
         if best_state is None:  # none could be written
             best, best_state = steps, state
         result = self._evaluate(best_state.evaluated, batches)
-        evaluation_loop.print_result(result, program.kinds, split, best, self._name)
+        evaluation_loop.print_result(
+            result, program.kinds, split, checkpoint_title(best), self._name
+        )
         self._checkpoints.check_saved(steps)
         if devices.is_first():  # the run is done
             run_files.write_result(self.folder, split, best, result)

@@ -26,6 +26,7 @@ class Trained:
       variables: of the network, on every device of `mesh`.
       step: steps done.
       mesh: of the devices.
+      finished: whether the run has come to its end; of an export that is not known.
     """
 
     run: workdir.Run
@@ -33,6 +34,13 @@ class Trained:
     variables: Any
     step: int
     mesh: Mesh
+    finished: bool = True
+
+    @property
+    def checkpoint(self) -> str:
+        """What to call the checkpoint in a title."""
+        title = checkpoint_title(self.step)
+        return title if self.finished else f"{title} of an unfinished run"
 
     @cached_property
     def eval_step(self) -> Callable[..., Any]:
@@ -58,4 +66,10 @@ def load(directory: Path, mesh: Mesh) -> Trained:
         best, state = checkpoints.restore_best(program.abstract_state)
     if state is None:
         raise UserError(f"--workdir={directory} has no checkpoint yet.")
-    return Trained(run, network, state.evaluated, best, mesh)
+    finished = workdir.is_done(directory)
+    return Trained(run, network, state.evaluated, best, mesh, finished)
+
+
+def checkpoint_title(step: int) -> str:
+    """Returns what to call a checkpoint in a title."""
+    return f"checkpoint of step {step:,}"

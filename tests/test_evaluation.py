@@ -16,6 +16,8 @@ from crl_jax import trained as trained_lib
 from crl_jax.data import preprocess
 from crl_jax.data.quiet import tf
 from crl_jax.errors import UserError
+from crl_jax.reports import page
+from crl_jax.reports.run_page import overview
 from crl_jax.train import train
 
 
@@ -246,9 +248,21 @@ def test_another_list_must_be_there_and_have_a_task_of_the_run(trained, tmp_path
         evaluation.evaluate(trained[0], on=tmp_path / "gone.csv")
 
 
+def test_a_run_that_was_stopped_is_called_unfinished(trained, tmp_path, capsys):
+    directory = tmp_path / "run"
+    shutil.copytree(trained[0], directory)
+    for title in ("checkpoint of step 6", "checkpoint of step 6 of an unfinished run"):
+        result = evaluation.evaluate(directory)
+        said, _, _ = capsys.readouterr().out.partition("┏")
+        assert " ".join(said.split()) == f"Accuracy in percent, split test, {title}"
+        _, text, _ = overview("run", evaluation.prepare(directory), result)
+        assert page.to_text(text).endswith(f", {title}.</p>")
+        (directory / "result.json").unlink(missing_ok=True)
+
+
 def test_evaluate_answers_mistakes(trained, tmp_path, monkeypatch):
     directory, _ = trained
-    with pytest.raises(UserError, match=r"no split 'dev'; it has train, val, test"):
+    with pytest.raises(UserError, match=r"no split 'dev'; it has train, .*90%:\]\.$"):
         evaluation.evaluate(directory, "dev")
     with pytest.raises(UserError, match=r"predictions=.*written: it is a folder"):
         evaluation.evaluate(directory, "test", predictions=tmp_path)

@@ -297,6 +297,7 @@ def test_accuracies_of_no_or_another_checkpoint_are_not_shown(trained, tmp_path,
     export.export(tmp_path / "run", {"format": "stablehlo"}, tmp_path / "out")
     card = (tmp_path / "out" / "README.md").read_text("utf-8")
     assert "the run has no final result" in card
+    assert (" of an unfinished run." in card) == (step is None)
     assert "model-index" not in yaml.safe_load(card.split("---\n")[1])
 
 

@@ -134,8 +134,15 @@ class Source:
     def check(self, config: ConfigDict) -> None:
         """Raises UserError if the data does not allow what `config` asks of it."""
         data = config.data
-        for name in filter(None, (data.train_split, data.val_split, data.test_split)):
-            self.check_split(name)
+        try:
+            for name in (data.train_split, data.val_split, data.test_split):
+                if name:
+                    self.check_split(name)
+        except UserError as error:
+            raise UserError(
+                f"{error} The rest of that is config.data.train_split=train[:90%]; set "
+                "config.data.val_split or test_split to '' to go without one."
+            ) from error
         manifest, best_by = self.manifest, config.train.best_by
         if manifest is None or best_by not in manifest.tasks:
             return

@@ -18,9 +18,7 @@ def check(name: str, splits: Splits) -> None:
     except (KeyError, ValueError, AssertionError) as error:
         raise UserError(
             f"The data has no split {name!r}; it has {', '.join(splits)}. A part of "
-            "one is written train[90%:], and config.data.train_split=train[:90%] is "
-            "the rest of it; set config.data.val_split or test_split to '' to go "
-            "without one."
+            "one is written train[90%:]."
         ) from error
     if not any(numbers for _, numbers in parts):
         raise UserError(f"Split {name!r} of the data is empty.")

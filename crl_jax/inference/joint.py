@@ -167,7 +167,7 @@ def choose_weights(
     rule = choose_rule(combinations, probabilities, labels)
     run_files.write_combinations(workdir, combinations, rule.weights)
     judged = _judge(rule, *_answers(judged_on))
-    _print(rule, judged, judged_on.split, judged_on.trained.step)
+    _print(rule, judged, judged_on.split, judged_on.trained.checkpoint)
     console.print(
         f"The weights were chosen on the split {validation}; predict and demo read "
         f"them from {workdir / 'combinations.json'}.",
@@ -223,14 +223,14 @@ def _judge(
 
 
 def _print(
-    rule: JointRule, judged: Mapping[str, Judged], split: str, step: int
+    rule: JointRule, judged: Mapping[str, Judged], split: str, checkpoint: str
 ) -> None:
     def row(name: str, weight: str, of: Judged) -> list[str]:
         return [name, weight, percent(of.alone), percent(of.together)]
 
     weights = rule.weights.items()
     print_table(
-        f"Top-1 in percent, split {split}, checkpoint of step {step:,}",
+        f"Top-1 in percent, split {split}, {checkpoint}",
         ["task", "weight", "its head alone", "all heads together"],
         [
             *(row(task, f"{weight:g}", judged[task]) for task, weight in weights),

@@ -126,7 +126,7 @@ def _introduction(trained: Trained) -> str:
         )
     return (
         f"One network for {several}: a {network}. Made with crl_jax "
-        f"{crl_jax.__version__}; checkpoint of step {trained.step:,}."
+        f"{crl_jax.__version__}; {trained.checkpoint}."
     )
 
 

@@ -28,7 +28,7 @@ def overview(name: str, of: Evaluation, result: metrics.Means) -> list[Child]:
     model = run.config.model
     text = (
         f"ResNet-{model.depth}, branched from {model.branch_from}, for {tasks}. Split "
-        f"{of.split} of {data}, checkpoint of step {of.trained.step:,}."
+        f"{of.split} of {data}, {of.trained.checkpoint}."
     )
     judged_by = metrics.measures(run.kinds)
     cards = [_card(task, judged_by[task], values) for task, values in result.items()]
