@@ -124,7 +124,7 @@ def _train(
         doubts = [f"Warning: {doubt}" for doubt in data.doubts()]
         lines = (text, nothing_crosses, data.overlap(config), *doubts)
         for line in filter(None, lines):
-            console.print(line, soft_wrap=True, markup=False, emoji=False)
+            console.print(line, soft_wrap=True)
 
     def each(tree: Any) -> Iterator[tuple[Record, Any]]:
         """Yields each run with its part of a state or a report."""

@@ -180,4 +180,4 @@ def _draw_page(
 
 def _say(text: str) -> None:
     """Prints a text, as one line if piped, with its brackets and colons as they are."""
-    console.print(text, markup=False, emoji=False, soft_wrap=not console.is_terminal)
+    console.print(text, soft_wrap=not console.is_terminal)

@@ -259,7 +259,7 @@ def _write(path: Path, header: Sequence[str], rows: Iterable[tuple[str, ...]]) -
 
 
 def _say(text: str) -> None:
-    console.print(text, markup=False, soft_wrap=True)
+    console.print(text, soft_wrap=True)
 
 
 def main() -> None:
