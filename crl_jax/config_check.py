@@ -89,6 +89,7 @@ def check(config: ConfigDict) -> ConfigDict:
     known.update(config)
     for name in ("manifest", "dir"):
         known.data[name] = os.path.expanduser(known.data[name])
+    known.data.ignore = ",".join(config_tasks.listed(known.data.ignore))
     _check_values(known)
     return known.lock()
 
@@ -139,7 +140,10 @@ def _nearest(name: str, known: Sequence[str]) -> str:
     if here:
         close = [f"{group}.{k}" for k in difflib.get_close_matches(leaf, here, n=1)]
     else:
-        of_task = [f"tasks.{_leaf(group)}.{k}" for k in default_task() if group]
+        may_be_of_task = name.count(".") in (1, 2)
+        of_task = [
+            f"tasks.{_leaf(group)}.{k}" for k in default_task() if may_be_of_task
+        ]
         close = difflib.get_close_matches(name, [*known, *of_task], n=1)
     if leaf not in map(_leaf, close):
         close += [k for k in known if _leaf(k) == leaf]

@@ -22,6 +22,11 @@ CHOICES = {
 }
 
 
+def listed(names: str) -> list[str]:
+    """Returns the names between commas, each once and sorted."""
+    return sorted({name for cell in names.split(",") if (name := cell.strip())})
+
+
 def check_name(task: str, where: str, otherwise: str = "") -> None:
     """Raises UserError if no task can have this name.
 

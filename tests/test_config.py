@@ -96,6 +96,7 @@ def test_fields_are_set_from_text(name, text, value):
         ),
         ("tasks.noun.typ", "x", r"config.tasks.noun has classes, kind, loss, weight\."),
         ("task.noun.kind", "x", r"Did you mean config.tasks.noun.kind\?"),
+        ("tasks.noun.a.b", "3", r"config.tasks.noun.a.b does not exist. `crl_jax/con"),
         ("train.batch_size", "3", r"Did you mean config.data.batch_size\?"),
         ("zzz", "3", r"config.zzz does not exist. `crl_jax/config.py` lists"),
         ("model", "3", r"config.model is a group of fields"),
@@ -204,6 +205,15 @@ def test_a_wrong_argument_is_answered(arguments, message):
     cli.add_config(verb)
     with pytest.raises(UserError, match=message):
         cli.read(verb, [f"--config={DIGITS}", *arguments])
+
+
+def test_ignored_columns_are_the_same_in_any_order():
+    checked = []
+    for text in ("notes, by", "by,notes,by"):
+        config = config_lib.default()
+        config.data.manifest, config.data.ignore = "labels.csv", text
+        checked.append(config_check.check(config))
+    assert config_lib.differences(*checked) == []
 
 
 def test_differences_name_the_fields():

@@ -121,7 +121,8 @@ def test_columns_may_have_what_excel_writes_between_them(folder, delimiter):
     lines = replaced(3, 'b.jpg,train,"dog;big, black",sad')
     between = [delimiter.join(next(csv.reader([line]))) for line in lines]
     between[2] = between[2].replace("dog;big, black", '"dog;big, black"')
-    tasks = read_manifest(write(folder, between)).tasks
+    blank = 3 * delimiter
+    tasks = read_manifest(write(folder, [blank, *between, blank])).tasks
     assert tasks["noun"] == ("cat", "dog;big, black")
     assert tasks["adjective"] == ("happy", "sad")
 
@@ -229,6 +230,14 @@ MISTAKES = {
     "columns in capitals between semicolons": (
         [line.replace(",", ";") for line in replaced(1, "file,SPLIT,noun,adjective")],
         ["no column 'split' (did you mean 'SPLIT'?), only 'file', 'SPLIT', 'noun'"],
+    ),
+    "another name between semicolons": (
+        [line.replace(",", ";") for line in replaced(1, "path,split,noun,adjective")],
+        ["no column 'file', only 'path', 'split', 'noun'"],
+    ),
+    "a long name that a Mac would write in more letters": (
+        replaced(3, f"{'ü' * 100}.png,train,dog,sad"),
+        ["row 3 has 'ü", "mend the path"],
     ),
     "no task": (
         [",".join(line.split(",")[:2]) for line in GOOD],

@@ -232,7 +232,10 @@ def test_damaged_files_of_a_workdir_are_named(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"data.val_split": "dev"}, r"no split 'dev'.*val_split or test_split to ''"),
+        (
+            {"data.val_split": "dev"},
+            r"no split 'dev'.*val_split to '' to go without one",
+        ),
         ({"data.batch_size": 12}, r"batch_size=12 cannot be divided equally over"),
         ({"model.branch_from": "res9z"}, r"res9z.*is not a layer of ResNet-12"),
         ({"train.best_by": "colour"}, r"best_by is 'colour'; it can be: mean, hue"),

@@ -109,7 +109,8 @@ class ManifestBuilder(LocalBuilder, skip_registration=True):  # type: ignore[cal
             self.forget_parts()
             listed = refused.write_so_far(self._refused_so_far, manifest, self.refused)
             raise UserError(f"{error}{listed}") from error
-        self._refused_so_far.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self._refused_so_far.unlink()
         if self.refused:
             # `data_dir` is still the temporary folder.
             refused.write(Path(self.data_dir) / "refused.csv", manifest, self.refused)
@@ -134,7 +135,8 @@ class ManifestBuilder(LocalBuilder, skip_registration=True):  # type: ignore[cal
     @property
     def _refused_so_far(self) -> Path:
         """List of what a preparation refused that came to nothing."""
-        return Path(self.root) / self.name / self.builder_config.name / "refused.csv"
+        stem = self.builder_config.manifest.path.stem
+        return Path(self.root) / self.name / f"refused-{stem}.csv"
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:

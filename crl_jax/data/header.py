@@ -9,7 +9,7 @@ from crl_jax.errors import UserError
 
 NO_TASKS = ("file", "split")  # columns of every list
 
-FIRST_ROW = "The first row must be file,split,<task>,<task>,... with commas between."
+FIRST_ROW = "The first row must be file,split,<task>,<task>,..."
 
 
 def kept_columns(

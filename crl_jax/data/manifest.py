@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
+from crl_jax import config_tasks
 from crl_jax.config import default_task
 from crl_jax.data import columns
 from crl_jax.data.table import Table
@@ -104,7 +105,7 @@ def read_manifest(
         content = path.read_bytes()
     except OSError as error:  # such as: not there, a folder, not allowed
         raise UserError(f"{path}: {error.strerror}. Give a CSV file.") from error
-    ignored = [name for cell in ignore.split(",") if (name := cell.strip())]
+    ignored = config_tasks.listed(ignore)
     table = Table(path, content, ignored, trained)
     splits = _splits(table)
     for_training = trained is None
@@ -201,7 +202,7 @@ def _path_hint(root: Path, file: str) -> str:
     if "\\" in file:
         return r" (write / instead of \)"
     others = (unicodedata.normalize(form, file) for form in ("NFC", "NFD"))
-    if any(other != file and (root / other).is_file() for other in others):
+    if any(other != file and os.path.isfile(root / other) for other in others):
         return (
             " (the file's name differs only in how its accents are encoded, NFC or "
             "NFD: `convmv` can rename it)"
@@ -225,7 +226,7 @@ def _declared(kinds: Kinds, for_training: bool, ignored: Sequence[str]) -> bytes
     # Columns of class names, which most are, add nothing.
     others = [(t, k.name) for t, k in kinds.items() if not isinstance(k, Categorical)]
     declared = repr(others).encode() if others else b""
-    return declared + (repr(sorted(ignored)).encode() if ignored else b"")
+    return declared + (repr(ignored).encode() if ignored else b"")
 
 
 def _fingerprint(content: bytes, root: Path, files: list[str], declared: bytes) -> str:

@@ -113,13 +113,17 @@ class Source:
         self.check_split(name)
         return self.builder.info.splits[name]
 
-    def check_split(self, name: str) -> None:
+    def check_split(self, name: str, otherwise: str = "") -> None:
         """Raises UserError if there is no such split, or no example in it.
 
         Nothing is checked as long as the splits are not known.
+
+        Args:
+          name: as for `split`.
+          otherwise: see `splits.check`.
         """
         if self.splits:
-            splits.check(name, self.splits)
+            splits.check(name, self.splits, otherwise)
 
     def overlap(self, config: ConfigDict) -> str:
         """Returns a warning if val or test of prepared data has pictures of train."""
@@ -134,15 +138,14 @@ class Source:
     def check(self, config: ConfigDict) -> None:
         """Raises UserError if the data does not allow what `config` asks of it."""
         data = config.data
-        try:
-            for name in (data.train_split, data.val_split, data.test_split):
-                if name:
-                    self.check_split(name)
-        except UserError as error:
-            raise UserError(
-                f"{error} The rest of that is config.data.train_split=train[:90%]; set "
-                "config.data.val_split or test_split to '' to go without one."
-            ) from error
+        self.check_split(data.train_split)
+        for field in ("val_split", "test_split"):
+            if data[field]:
+                self.check_split(
+                    data[field],
+                    " The rest of that is config.data.train_split=train[:90%]; set "
+                    f"config.data.{field} to '' to go without one.",
+                )
         manifest, best_by = self.manifest, config.train.best_by
         if manifest is None or best_by not in manifest.tasks:
             return

@@ -11,14 +11,20 @@ from crl_jax.errors import UserError
 Splits = Mapping[str, tfds.core.SplitInfo]  # those that the data has
 
 
-def check(name: str, splits: Splits) -> None:
-    """Raises UserError if there is no such split, or no example in it."""
+def check(name: str, splits: Splits, otherwise: str = "") -> None:
+    """Raises UserError if there is no such split, or no example in it.
+
+    Args:
+      name: of the split.
+      splits: those that there are.
+      otherwise: what else can be done if there is none, for the message.
+    """
     try:
         parts = _parts(name, splits)
     except (KeyError, ValueError, AssertionError) as error:
         raise UserError(
             f"The data has no split {name!r}; it has {', '.join(splits)}. A part of "
-            "one is written train[90%:]."
+            f"one is written train[90%:].{otherwise}"
         ) from error
     if not any(numbers for _, numbers in parts):
         raise UserError(f"Split {name!r} of the data is empty.")

@@ -1,11 +1,11 @@
 """A CSV's cells by column, and messages that name the rows with a wrong cell."""
 
+import contextlib
 import csv
 import io
-import re
 from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from crl_jax.data import header
 from crl_jax.errors import UserError
@@ -98,8 +98,7 @@ def _parse(
     path: Path, text: str, delimiter: str
 ) -> tuple[list[tuple[str, ...]], list[int]]:
     """Returns the rows that are not blank, and the line that each starts on."""
-    text_lines = io.StringIO(text, newline="")
-    reader = csv.reader(text_lines, delimiter=delimiter, skipinitialspace=True)
+    reader = _reader(text, delimiter)
     rows, lines, line = [], [], 1
     try:
         for row in reader:
@@ -115,11 +114,16 @@ def _parse(
     return rows, lines
 
 
+def _reader(text: str, delimiter: str) -> Any:
+    lines = io.StringIO(text, newline="")
+    return csv.reader(lines, delimiter=delimiter, skipinitialspace=True)
+
+
 def _delimiter(text: str) -> str:
     """Returns what stands between columns: in some countries Excel writes `;`."""
-    match = re.match(r"[^\r\n]*", text.lstrip())
     for delimiter in _DELIMITERS:
-        names = match[0].split(delimiter) if match else []
-        if {"file", "split"} <= {name.strip(' "').lower() for name in names}:
-            return delimiter
+        with contextlib.suppress(csv.Error):  # which is reported when all is read
+            first: list[str] = next(filter(any, _reader(text, delimiter)), [])
+            if {cell.strip().lower() for cell in first} & set(header.NO_TASKS):
+                return delimiter
     return ","

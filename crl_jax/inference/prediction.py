@@ -1,7 +1,6 @@
 """What a trained network says about pictures, for each task and for all at once."""
 
 import dataclasses
-import io
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -172,7 +171,7 @@ class Predictor:
             alone = False
         else:  # a Pillow image is not iterable
             # The lines of an open file are no pictures; as one it is refused.
-            alone = isinstance(images, (str, Path, bytes, io.IOBase))
+            alone = isinstance(images, (str, Path, bytes)) or hasattr(images, "read")
             alone = alone or not isinstance(images, Iterable)
             alone = alone or getattr(images, "ndim", 0) in (2, 3)
         return list(self.predict([images] if alone else images, batch_size))
