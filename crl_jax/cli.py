@@ -167,7 +167,8 @@ def load_config(
     Raises:
       UserError: the file cannot be read or run, or a field or value is wrong.
     """
-    config = config_check.check(_run_config_file(Path(file))).unlock()
+    # A file may need what only the command line gives.
+    config = config_check.complete(_run_config_file(Path(file)))
     for name, text in overrides:
         _set(config, name, text)
     return config_check.check(config)

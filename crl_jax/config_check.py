@@ -72,11 +72,21 @@ _LARGEST_SEED = 2**32 - 1  # larger ones would repeat these
 def check(config: ConfigDict) -> ConfigDict:
     """Returns a complete, locked copy of `config`, or says what is wrong with it.
 
-    Settings that a task leaves out take their defaults.
+    Raises:
+      UserError: see `complete`; or a value outside its range, or fields that contradict
+        each other.
+    """
+    checked = complete(config)
+    _check_values(checked)
+    return checked.lock()
+
+
+def complete(config: ConfigDict) -> ConfigDict:
+    """Returns a copy of `config` in which what it leaves out has its default.
 
     Raises:
-      UserError: an unknown field (the nearest known one is named), a value of the wrong
-        type or outside its range, or fields that contradict each other.
+      UserError: an unknown field (the nearest known one is named), or a value of the
+        wrong type.
     """
     known = default()
     for task in config.get("tasks", {}):
@@ -85,13 +95,11 @@ def check(config: ConfigDict) -> ConfigDict:
         known.data.tasks[task] = ""
     for name, value in fields(config):
         _check_type(name, value)
-    # What the config leaves out takes its default.
     known.update(config)
     for name in ("manifest", "dir"):
         known.data[name] = os.path.expanduser(known.data[name])
     known.data.ignore = ",".join(config_tasks.listed(known.data.ignore))
-    _check_values(known)
-    return known.lock()
+    return known
 
 
 def expected_value(name: str) -> Any:

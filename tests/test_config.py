@@ -187,6 +187,26 @@ def test_a_wrong_config_file_is_named(tmp_path, content, message):
         cli.load_config(str(path))
 
 
+@pytest.mark.parametrize(
+    ("line", "name", "text"),
+    [
+        ("config.model.frozen = 'res4'", "init.from", "resnet50.h5"),
+        ("config.data.sampling = 'balanced'", "data.sampling_task", "noun"),
+        ("config.data.ignore = 'notes'", "data.manifest", "labels.csv"),
+    ],
+)
+def test_the_command_line_completes_a_config_file(tmp_path, line, name, text):
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "from crl_jax.config import default\n"
+        f"def get_config():\n    config = default()\n    {line}\n    return config\n"
+    )
+    with pytest.raises(UserError, match=name.replace(".", r"\.")):
+        cli.load_config(path)
+    config = cli.load_config(path, [(name, text)])
+    assert dict(config_lib.fields(config))[name] == text
+
+
 def test_a_config_file_that_does_not_exist():
     with pytest.raises(UserError, match=r"nowhere.py: there is no such file"):
         cli.load_config("nowhere.py")
