@@ -98,6 +98,17 @@ def test_task_weights_are_not_for_single_networks(config):
     assert {variant.network for variant in configs if variant.field} == {"X"}
 
 
+def test_a_sweep_of_a_task_that_only_the_data_name(config, tmp_path):
+    assert not config.tasks
+    sweeps = [("tasks.hue.weight", [1.0, 0.5])]  # the first is what all have anyway
+    what = plan.make(config, ["S", "M", "X"], 1, sweeps)
+    swept = [variant.label for variant in what.configs if variant.field]
+    assert swept == ["M tasks.hue.weight=0.5", "X tasks.hue.weight=0.5"]
+    text = report_of_equals(what, tmp_path)
+    assert "| X | 1.0 |" in text
+    assert "| X | 0.5 |" in text
+
+
 def test_every_value_is_looked_at_before_any_is_trained(config, tmp_path):
     what = plan.make(config, ["S", "X"], 1, [("data.batch_size", [9])])
     with pytest.raises(UserError, match="data.batch_size=9 cannot be divided"):
@@ -306,6 +317,16 @@ def outcome(variant, seed, **top1):
     return Outcome(variant, seed, None, 5, val, test)
 
 
+def report_of_equals(what, folder):
+    """Returns the report of a plan whose networks all came to the same."""
+    outcomes = [outcome(v, 0, hue=0.5, number=0.4, joint=0.3) for v in what.configs]
+    kinds = {task: Categorical(("a", "b")) for task in TASKS}
+    cost = measurements.Measurement(1000, 2e9, 0.02, 3_000_000, "1 cpu")
+    costs = dict.fromkeys(what.configs, cost)
+    blocks = report(Results.of(what, kinds, outcomes), costs, {}, [], folder)
+    return document.markdown(blocks, folder)
+
+
 def test_differences_pair_the_same_seeds(config):
     what = plan.make(config, ["S", "X"], 2, [])
     s, x = Variant("S"), Variant("X")
@@ -404,12 +425,7 @@ def test_the_report_says_all_that_was_asked(config, tmp_path):
 @pytest.mark.parametrize("names", ["MX", "X"])
 def test_without_s_the_gain_is_left_out(names, config, tmp_path):
     what = plan.make(config, names, 1, [("optim.learning_rate", [0.3])])
-    outcomes = [outcome(v, 0, hue=0.5, number=0.4, joint=0.3) for v in what.configs]
-    kinds = {task: Categorical(("a", "b")) for task in TASKS}
-    cost = measurements.Measurement(1000, 2e9, 0.02, 3_000_000, "1 cpu")
-    costs = dict.fromkeys(what.configs, cost)
-    blocks = report(Results.of(what, kinds, outcomes), costs, {}, [], tmp_path)
-    text = document.markdown(blocks, tmp_path)
+    text = report_of_equals(what, tmp_path)
     assert "Δm" not in text
     assert "saved against" not in text
     assert "S is trained" not in text

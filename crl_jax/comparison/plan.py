@@ -9,7 +9,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from crl_jax import config as config_lib
-from crl_jax import networks, workdir
+from crl_jax import config_check, networks, workdir
 from crl_jax.errors import UserError
 
 BASELINE = "S"  # of the multitask gain, which is left out without it
@@ -116,6 +116,10 @@ def make(
                 "one split and reports results on another. Part of a split is written "
                 "train[90%:]."
             )
+    # Of a task that only the data name, the config has no settings yet.
+    missing = {field for field, _ in sweeps} - dict(config_lib.fields(config)).keys()
+    defaults = {field: config_check.expected_value(field) for field in missing}
+    config = networks.with_settings(config, defaults)
     configs = {Variant(name): networks.named(config, name) for name in names}
     _check_differ(configs)
     for field, values in sweeps:
