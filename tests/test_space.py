@@ -37,13 +37,20 @@ def folder(trained, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def address(folder):
+def uploads(tmp_path_factory):
+    """Where the page keeps pictures for a while."""
+    return tmp_path_factory.mktemp("uploads")
+
+
+@pytest.fixture(scope="module")
+def address(folder, uploads):
     """`app.py` in a process that finds neither the clone nor an installed package."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     environment = {n: v for n, v in os.environ.items() if n != "PYTHONPATH"}
     environment |= {"GRADIO_SERVER_PORT": str(port), "PYTHONUNBUFFERED": "1"}
+    environment["GRADIO_TEMP_DIR"] = str(uploads)
     with subprocess.Popen(
         [sys.executable, "-B", "app.py"],
         cwd=folder,
@@ -74,6 +81,13 @@ def answer(address, picture):
     body = head.encode() + picture.read_bytes() + b"\r\n--b--\r\n"
     form = "multipart/form-data; boundary=b"
     (path,) = json.loads(ask(address, "/gradio_api/upload", body, form))
+    last = outcome(address, path)
+    assert last["success"], last
+    return last["output"]["data"]
+
+
+def outcome(address, path):
+    """The last of what the page says of a file on its machine."""
     image = {"path": path, "meta": {"_type": "gradio.FileData"}}
     event = {"data": [image, "on"], "fn_index": 0, "session_hash": "s"}
     ask(address, "/gradio_api/queue/join", json.dumps(event).encode())
@@ -84,8 +98,7 @@ def answer(address, picture):
         if line.startswith("data: ")
     ]
     (last,) = (m for m in messages if m["msg"] == "process_completed")
-    assert last["success"], last
-    return last["output"]["data"]
+    return last
 
 
 def test_it_answers_as_the_run_does(address, trained, solid_pictures):
@@ -99,6 +112,16 @@ def test_it_answers_as_the_run_does(address, trained, solid_pictures):
     assert ", ".join(joint.labels.values()) in text
     assert f"({100 * joint.probability:.1f}%)" in text
     assert len(looks) == 2
+
+
+def test_a_file_that_was_not_uploaded_is_not_read(
+    address, uploads, solid_pictures, tmp_path
+):
+    secret = tmp_path / "secret.txt"
+    secret.write_text("secret")
+    for file in (secret, solid_pictures.parent / "21.png"):
+        assert not outcome(address, str(file))["success"]
+        assert [kept for kept in uploads.rglob("*") if kept.name == file.name] == []
 
 
 def test_it_works_behind_the_proxy_of_the_hub(address):

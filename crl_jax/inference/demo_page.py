@@ -50,9 +50,13 @@ def app(predictor: Predictor, title: str) -> fastapi.FastAPI:
       predictor: the network.
       title: of the page.
     """
+    ui = build(predictor, title)
+    # Until it is launched, Gradio reads any file that is asked for as if it had been
+    # uploaded; mounting does not set this.
+    ui.has_launched = True
     return gr.mount_gradio_app(
         fastapi.FastAPI(docs_url=None, redoc_url=None, openapi_url=None),
-        build(predictor, title),
+        ui,
         path="",
         max_file_size=_MAX_FILE,
         ssr_mode=False,
