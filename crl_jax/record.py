@@ -61,12 +61,14 @@ class Record:
             console.print(
                 f"Going on from step {self.done:,} of {schedule.steps:,} in {folder}."
             )
-            if not config.train.skip_nonfinite:  # it may have been set before
-                state = state.replace(skipped=0 * state.skipped)
+        # If no more steps are left out, those that were are counted here: a step would
+        # take their number in the state to mean that one before it was broken.
+        self._skipped = int(state.skipped)
+        self._left_out = 0 if config.train.skip_nonfinite else self._skipped
+        state = state.replace(skipped=state.skipped - self._left_out)
         self._start: list[TrainState] = [state]
         writes = devices.is_first()
         self._log = MetricsLog(folder, program.kinds, self.done) if writes else NoLog()
-        self._skipped = int(state.skipped)
         self._score: float | None = None
         self._saved_score: float | None = None
 
@@ -83,7 +85,7 @@ class Record:
           report: of the last step.
         """
         result = metrics.means([sums], self._program.kinds)
-        self._skipped = int(report["skipped"])
+        self._skipped = self._left_out + int(report["skipped"])
         for task, weight in report["weights"].items():
             result[task]["weight"] = float(weight)
         return self._write(number, "train", result)
@@ -121,8 +123,12 @@ class Record:
           number: of the last step.
           state: after it.
         """
-        self._checkpoints.save(state, number, self._score)
+        self._checkpoints.save(self._kept(state), number, self._score)
         self._saved_score, self._score = self._score, None
+
+    def _kept(self, state: TrainState) -> TrainState:
+        """Returns a state as it is in checkpoints."""
+        return state.replace(skipped=state.skipped + self._left_out)
 
     def wait(self) -> int | None:
         """Waits until all is written; returns the step of the newest checkpoint."""
@@ -143,7 +149,8 @@ class Record:
         Returns:
           What to raise.
         """
-        self._checkpoints.save(state.replace(skipped=0 * state.skipped), number - 1)
+        whole = state.replace(skipped=0 * state.skipped)
+        self._checkpoints.save(self._kept(whole), number - 1)
         batch = next(iter(stream.train_batches(data, self.config, number - 1)))
         files = [name.decode("utf-8") for name in batch["file"]]
         return stop_at_broken_step(self.folder, number, report, files)
@@ -164,7 +171,7 @@ class Record:
         program, steps = self._program, self._schedule.steps
         self._checkpoints.wait()
         if self._checkpoints.latest != steps:  # it could not be written: try once more
-            self._checkpoints.save(state, steps, self._saved_score)
+            self._checkpoints.save(self._kept(state), steps, self._saved_score)
             self._checkpoints.wait()
         best, best_state = self._checkpoints.restore_best(program.abstract_state)
         if best_state is None:  # none could be written

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from crl_jax import config as config_lib
-from crl_jax import config_check, devices, optim, run_files, stopping, workdir
+from crl_jax import config_check, devices, optim, run_files, step, stopping, workdir
 from crl_jax.checkpoints import Checkpoints
 from crl_jax.data.quiet import tfds
-from crl_jax.errors import UserError
+from crl_jax.errors import Stopped, UserError
 from crl_jax.schedule import Schedule
 from crl_jax.train import train
 
@@ -336,6 +336,31 @@ def test_a_loss_that_is_no_number_stops_the_run_or_is_left_out(small_config, tmp
     # The rate of a row is that of the step, which counts the updates that were made.
     expected = optim.learning_rate(small_config.optim, 6)(5 - skipped)
     assert float(rows[-1]["learning_rate"]) == pytest.approx(expected)
+
+
+def test_steps_that_were_left_out_still_count_once_none_is_any_more(
+    small_config, tmp_path, monkeypatch
+):
+    """Stopped after two such steps, and gone on with without leaving any out."""
+    small_config.train.skip_nonfinite = True
+    small_config.train.checkpoint_every = 2
+    broken = jax.numpy.float32("nan")
+    monkeypatch.setattr(step, "gradient_norm", lambda _: lambda _: broken)
+    monkeypatch.setattr(stopping.StopRequest, "after", lambda _, number: number == 2)
+    with pytest.raises(Stopped):
+        train(small_config, tmp_path)
+    monkeypatch.undo()
+    small_config.train.skip_nonfinite = False
+    train(small_config, tmp_path)
+    with (tmp_path / "metrics.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["split"] == "train"]
+    assert [row["skipped"] for row in rows] == ["1", *"22222"]
+    rate = optim.learning_rate(small_config.optim, 6)
+    rates = [float(row["learning_rate"]) for row in rows]
+    expected = [float(rate(updates)) for updates in (0, 0, 0, 1, 2, 3)]
+    assert rates == pytest.approx(expected)
+    state = launched.saved_state(tmp_path)
+    assert (state.step, state.skipped) == (6, 2)
 
 
 def test_each_process_names_its_share_of_a_broken_step(tmp_path, monkeypatch):
