@@ -3,7 +3,9 @@
 import csv
 import io
 import random
+import struct
 import warnings
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -260,6 +262,25 @@ def test_what_pillow_forgives_but_tensorflow_does_not_is_encoded_anew(
     with pytest.raises(tf.errors.InvalidArgumentError):
         by_tensorflow(path.read_bytes())
     np.testing.assert_array_equal(by_tensorflow(pictures.encode(path)), RED_AND_BLUE)
+
+
+@pytest.mark.parametrize("what", ["a second header", "an unknown chunk"])
+def test_chunks_of_a_png_that_only_pillow_passes_over(tmp_path, picture, what):
+    path = saved(tmp_path, picture, "PNG")
+    whole = path.read_bytes()
+    chunk = whole[12:29] if what == "a second header" else b"ABCDxx"
+    length, checksum = len(chunk) - 4, zlib.crc32(chunk)
+    more = struct.pack(">I", length) + chunk + struct.pack(">I", checksum)
+    path.write_bytes(whole[:33] + more + whole[33:])
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        by_tensorflow(path.read_bytes())
+    np.testing.assert_array_equal(by_tensorflow(pictures.encode(path)), RED_AND_BLUE)
+
+
+def test_a_side_that_is_too_long_for_a_png(tmp_path):
+    assert "more than 1,000,000 pixels" in refusal(
+        saved(tmp_path, Image.new("1", (1_000_001, 2)), "TIFF")
+    )
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP", "TIFF"])

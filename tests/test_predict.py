@@ -11,9 +11,11 @@ import os
 import pty
 import re
 import shutil
+import struct
 import subprocess
 import sys
 import weakref
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -126,6 +128,23 @@ def test_a_broken_picture_is_refused_while_the_rest_goes_on(predictor, folder):
     np.testing.assert_allclose(
         predictions[3].probabilities["hue"], alone.probabilities["hue"], atol=1e-6
     )
+
+
+def test_a_picture_that_only_pillow_can_read_is_refused(predictor, folder):
+    def chunk(content):
+        checksum = zlib.crc32(content)
+        return (
+            struct.pack(">I", len(content) - 4) + content + struct.pack(">I", checksum)
+        )
+
+    pixels = zlib.compress(bytes(8 * 25))[:-4]  # without the checksum at its end
+    header = b"IHDR" + struct.pack(">IIBBBBB", 8, 8, 8, 2, 0, 0, 0)
+    chunks = b"".join(map(chunk, (header, b"IDAT" + pixels, b"IEND")))
+    png = b"\x89PNG\r\n\x1a\n" + chunks
+    assert Image.open(io.BytesIO(png)).convert("RGB").getpixel((7, 7)) == (0, 0, 0)
+    refused, whole = predictor([png, folder / "20.png"])
+    assert refused.error == "cannot be decoded"
+    assert whole.error is None
 
 
 def test_pictures_are_cut_as_in_evaluation_and_in_their_order(folder, new_config):

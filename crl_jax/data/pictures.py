@@ -25,6 +25,7 @@ _BYTES_A_PIXEL = {"JPEG": 8, "MPO": 8, "WEBP": 25}
 _BYTES_A_PIXEL_ELSE = 16
 MAX_MEMORY = 512_000_000  # of all threads together: a JPEG of 64 megapixels
 MAX_PIXELS = MAX_MEMORY // min(_BYTES_A_PIXEL.values())
+_MAX_SIDE = 1_000_000  # libpng decodes no longer ones
 
 _MAX_BYTES = 128_000_000  # of a file
 _QUALITY = 95  # of JPEG
@@ -170,6 +171,8 @@ def _encode(data: bytes, resize: int, compress: bool) -> bytes:
         raise _too_many(MAX_MEMORY // cost)
     if pixels == 0:
         raise BadPicture("has no pixels")
+    if max(image.size) > _MAX_SIDE:
+        raise BadPicture(f"has a side of more than {_MAX_SIDE:,} pixels")
     scale = min(resize / min(image.size), 1.0) if resize else 1.0
     keep = scale == 1 and _is_plain_jpeg(image, data)
     if keep:
@@ -256,9 +259,10 @@ def _ends_as_jpeg(data: bytes) -> bool:
 
 
 def _is_whole_png(data: bytes) -> bool:
-    """Says whether all chunks of a PNG are there and have the right checksums.
+    """Says whether all chunks of a PNG are there, known and have the right checksums.
 
-    Pillow neither checks the checksums of pixels nor looks for the last chunk.
+    Pillow neither checks the checksums of pixels nor looks for the last chunk, and it
+    passes over unknown chunks that a reader must understand (a capital letter).
     """
     position = 8
     while position + 12 <= len(data):
@@ -268,6 +272,9 @@ def _is_whole_png(data: bytes) -> bool:
             return False
         if chunk[:4] == b"IEND":
             return True
+        known = (b"PLTE", b"IDAT") if position > 8 else (b"IHDR",)
+        if chunk[:1].isupper() and chunk[:4] not in known:
+            return False
         position = end + 4
     return False
 

@@ -117,9 +117,11 @@ def batches(
                 encoded = tf.io.encode_png(item, compression=0)
             else:
                 encoded = tf.constant(pictures.encode(item, data.resize, False))
+            return decode(encoded).numpy(), b""
         except pictures.BadPicture as error:
             return no_picture, str(error).encode("utf-8")
-        return decode(encoded).numpy(), b""
+        except tf.errors.InvalidArgumentError:  # what only Pillow forgives
+            return no_picture, b"cannot be decoded"
 
     found = ahead.in_order(read, items, 3 * batch_size)
     with contextlib.closing(found):
