@@ -41,7 +41,7 @@ def export(workdir: Path, what: dict[str, str], out: Path) -> None:
     from crl_jax.trained import load
 
     devices.check_alone("A network is exported")
-    _check_config(out)
+    _check_out(out)
     if what["format"] == "space":
         space.check(out)
     trained = load(workdir, devices.make_mesh())
@@ -62,20 +62,20 @@ def export(workdir: Path, what: dict[str, str], out: Path) -> None:
         raise
 
 
-def _check_config(out: Path) -> None:
-    """Raises UserError if `out` has a config.json that is not from an export."""
-    try:
-        exported = "crl_jax" in json.loads(
-            (out / "config.json").read_text("utf-8", "surrogateescape")
-        )
-    except (FileNotFoundError, NotADirectoryError):
+def _check_out(out: Path) -> None:
+    """Raises UserError if `out` has anything but an export, which may be replaced."""
+    # A new repository of the Hub has hidden files.
+    if not out.is_dir() or all(path.name.startswith(".") for path in out.iterdir()):
         return
+    try:
+        text = (out / "config.json").read_text("utf-8", "surrogateescape")
+        is_export = "crl_jax" in json.loads(text)
     except (OSError, ValueError, TypeError):
-        exported = False
-    if not exported:
+        is_export = False
+    if not is_export:
         raise UserError(
-            f"--out={out} has a config.json that is not from an export, but from a run "
-            "or something else, and would be overwritten: give another folder."
+            f"--out={out} has files that are not from an export and could be "
+            "overwritten: give an empty folder, or a new one."
         )
 
 

@@ -1,24 +1,19 @@
 """JSON files, whole or not there at all, and a message for one that is damaged."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from crl_jax.errors import UserError
+from crl_jax.whole_file import replacing
 
 
 def write(path: Path, content: object, indent: int | None = 2) -> None:
-    """Writes a file beside its place under another name; renames it when whole."""
-    partial = path.with_suffix(".partial")
+    """Writes a file, see `replacing`."""
     # Names of files need not be UTF-8.
-    with partial.open("w", encoding="utf-8", errors="surrogateescape") as file:
+    with replacing(path, "surrogateescape") as file:
         json.dump(content, file, indent=indent, ensure_ascii=False)
         file.write("\n")
-        # A disk that fails now must not leave an empty file under the right name.
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
 
 
 def read(path: Path) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from crl_jax import metrics, workdir
 from crl_jax.errors import UserError
 from crl_jax.kinds import Kinds
 from crl_jax.terminal import console
+from crl_jax.whole_file import replacing
 
 
 def read_rows(folder: Path) -> list[dict[str, str]]:
@@ -92,14 +93,11 @@ class MetricsLog:
         """Keeps the rows up to `step`; returns the size of the file in bytes."""
         rows = read_rows(self._path.parent)
         kept = [row for row in rows if int(row["step"]) <= step]
-        partial = self._path.with_suffix(".partial")
-        with partial.open("w", newline="", encoding="utf-8") as file:
+        with replacing(self._path) as file:
             writer = csv.DictWriter(file, self._columns)
             writer.writeheader()
             writer.writerows(kept)
-            size = file.tell()
-        os.replace(partial, self._path)
-        return size
+            return file.tell()
 
     def write(
         self,

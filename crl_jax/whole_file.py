@@ -3,18 +3,43 @@
 import errno
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
+from typing import TextIO
 
 from crl_jax.errors import UserError
 
 
-class WholeFile:
-    """A text file that takes its name when it is whole; use it in a `with` statement.
+@contextmanager
+def replacing(path: Path, errors: str = "strict") -> Iterator[TextIO]:
+    """Gives a text file that is named `path` once the block has ended.
 
-    An earlier file of its name stays if the block raises something. If the file cannot
-    be written, a `UserError` is raised, at once if that can be seen.
+    An earlier file of this name stays if the block raises something. Line ends stay as
+    they are written.
+
+    Args:
+      path: of the file.
+      errors: what becomes of letters that UTF-8 does not have, as in `open`.
+    """
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        with partial.open("w", newline="", encoding="utf-8", errors=errors) as file:
+            yield file
+            # A disk that fails now must not leave an empty file under the right name.
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        with suppress(OSError):
+            partial.unlink()
+
+
+class WholeFile:
+    """A text file that a user named; use it in a `with` statement.
+
+    It is written as by `replacing`. If it cannot be written, a `UserError` is raised,
+    at once if that can be seen.
     """
 
     def __init__(self, path: str | os.PathLike[str], flag: str) -> None:
@@ -25,11 +50,9 @@ class WholeFile:
           flag: the flag that the user named it with, such as `--out`.
         """
         self._path, self._flag = Path(path), flag
-        self._partial = self._path.with_name(f"{self._path.name}.partial")
+        self._opened = ExitStack()
         with self._writing():
-            if self._path.is_dir():
-                raise IsADirectoryError(errno.EISDIR, "it is a folder")
-            self._file = self._partial.open("w", newline="", encoding="utf-8")
+            self._file = self._opened.enter_context(_open(self._path))
 
     def write(self, text: str) -> None:
         """Writes a text, whose line ends stay as they are."""
@@ -54,11 +77,15 @@ class WholeFile:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        try:
-            # After another error nobody needs to hear of this one.
-            with self._writing() if kind is None else suppress(OSError):
-                self._file.close()
-                if kind is None:
-                    self._partial.replace(self._path)
-        finally:
-            self._partial.unlink(missing_ok=True)
+        # After another error nobody needs to hear of this one.
+        with self._writing() if kind is None else suppress(OSError):
+            self._opened.__exit__(kind, error, trace)
+
+
+def _open(path: Path) -> AbstractContextManager[TextIO]:
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, "it is a folder")
+    if path.exists() and not path.is_file():  # a device or a pipe
+        return path.open("w", newline="", encoding="utf-8")
+    # A link stays one.
+    return replacing(Path(os.path.realpath(path)))

@@ -363,3 +363,20 @@ def test_predictions_on_a_full_disk_are_answered_and_not_left(tmp_path, rows):
     ):
         evaluation.PredictionRows(predictions, KINDS).write(batch, logits)
     assert not list(tmp_path.iterdir())
+
+
+def test_predictions_go_through_links_and_into_devices(tmp_path):
+    target, link = tmp_path / "target.csv", tmp_path / "link.csv"
+    link.symlink_to(target)
+    for text in ("first", "second"):
+        with WholeFile(link, "--predictions") as file:
+            file.write(text)
+        assert link.is_symlink()
+        assert target.read_text() == text
+    read, write = os.pipe()
+    with os.fdopen(read) as pipe:
+        with WholeFile(f"/dev/fd/{write}", "--predictions") as file:
+            file.write("through a pipe")
+        os.close(write)
+        assert pipe.read() == "through a pipe"
+    assert sorted(tmp_path.iterdir()) == [link, target]

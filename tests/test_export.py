@@ -210,7 +210,7 @@ def test_any_number_of_pictures_at_a_time(trained, predictor, tmp_path):
 
 def test_card_says_what_the_hub_and_people_want_to_know(trained, tmp_path):
     export_to(
-        trained, tmp_path, "stablehlo", data_name="Solids", data_license="CC0: free"
+        trained, tmp_path, "stablehlo", data_name="Solids 🍎", data_license="CC0: free"
     )
     card = (tmp_path / "README.md").read_text("utf-8")
     _, metadata, text = card.split("---\n", 2)
@@ -222,6 +222,7 @@ def test_card_says_what_the_hub_and_people_want_to_know(trained, tmp_path):
     (entry,) = fields["model-index"]
     found = {r["task"]["name"]: r["metrics"][0]["value"] for r in entry["results"]}
     assert found == {t: round(result[t]["top1"], 4) for t in ("hue", "number")}
+    assert {r["dataset"]["name"] for r in entry["results"]} == {"Solids 🍎"}
     assert "Licence of the data: CC0: free" in text
     assert f"| hue | 7 | {100 * result['hue']['top1']:.2f} |" in text
     if importlib.util.find_spec("huggingface_hub"):
@@ -312,18 +313,29 @@ def test_what_is_damaged_is_answered_before_anything_is_written(
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("content", [None, "[]", "3", "no JSON"])
-def test_no_config_of_anything_else_is_overwritten(trained, tmp_path, content):
+@pytest.mark.parametrize("name", ["config.json", "README.md", "app.py", "crl_jax"])
+@pytest.mark.parametrize("content", ["[]", "3", '{"model": 1}', "no JSON"])
+def test_nothing_of_anything_else_is_overwritten(trained, tmp_path, name, content):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(UserError, match="has files that are not from an export"):
+        export.export(trained[0], {"format": "safetensors"}, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name).read_text() == content
+
+
+def test_a_run_is_not_overwritten_by_its_export(trained, tmp_path):
     directory = tmp_path / "run"
     shutil.copytree(trained[0], directory)
-    config = directory / "config.json"
-    if content is not None:
-        config = tmp_path / "config.json"
-        config.write_text(content)
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
-    with pytest.raises(UserError, match="has a config.json that is not from an export"):
-        export.export(directory, {"format": "safetensors"}, config.parent)
+    with pytest.raises(UserError, match="has files that are not from an export"):
+        export.export(directory, {"format": "safetensors"}, directory)
     assert before == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+
+
+def test_an_export_may_go_into_a_new_repository(trained, tmp_path):
+    (tmp_path / ".gitattributes").touch()
+    export.export(trained[0], {"format": "stablehlo"}, tmp_path)
+    assert (tmp_path / "model.stablehlo").exists()
 
 
 def test_an_export_takes_the_place_of_an_earlier_one(trained, tmp_path):

@@ -164,24 +164,20 @@ def test_nothing_of_this_machine_travels_with_it(folder, solid_pictures):
             assert str(solid_pictures.parent).encode() not in file.read_bytes()
 
 
-def test_only_the_package_of_an_earlier_export_is_replaced(tmp_path, monkeypatch):
+def test_the_package_that_is_running_is_not_replaced(tmp_path, monkeypatch):
     source = tmp_path / "crl_jax"
     source.mkdir()
-    (source / "__init__.py").write_text("mine = 1")
-    with pytest.raises(UserError, match="has a crl_jax that is not from an earlier"):
+    (source / "__init__.py").write_text("running = 1")
+    monkeypatch.setattr(crl_jax, "__file__", str(source / "__init__.py"))
+    with pytest.raises(UserError, match="has the crl_jax that is running now"):
         space.write(tmp_path, "title")
     assert list(tmp_path.iterdir()) == [source]  # nothing was written
-
-    (tmp_path / "app.py").touch()
-    monkeypatch.setattr(crl_jax, "__file__", str(source / "__init__.py"))
-    with pytest.raises(UserError, match="has a crl_jax that is not from an earlier"):
-        space.write(tmp_path, "title")
-    assert (source / "__init__.py").read_text() == "mine = 1"
+    assert (source / "__init__.py").read_text() == "running = 1"
     monkeypatch.undo()
 
     monkeypatch.setattr(space, "PACKAGES", ())
     space.write(tmp_path, "title")
-    assert (source / "__init__.py").read_text() != "mine = 1"
+    assert (source / "__init__.py").read_text() != "running = 1"
 
 
 def test_a_package_that_is_not_there_is_named(monkeypatch, tmp_path):

@@ -14,6 +14,7 @@ from crl_jax.comparison.plan import BASELINE, Plan, Variant
 from crl_jax.comparison.runs import Outcome
 from crl_jax.comparison.statistics import Difference
 from crl_jax.kinds import Kinds, Measure
+from crl_jax.whole_file import replacing
 
 
 @dataclass(frozen=True)
@@ -148,9 +149,7 @@ def _cell(value: float) -> float | str:
 
 def write_csv(results: Results, path: Path) -> None:
     """Writes one row per run and task; a number that does not exist is left empty."""
-    partial = path.with_suffix(".partial")
-    with partial.open("w", newline="", encoding="utf-8") as file:
+    with replacing(path) as file:
         writer = csv.DictWriter(file, results.columns, restval="")
         writer.writeheader()
         writer.writerows(results.rows())
-    partial.replace(path)

@@ -46,6 +46,7 @@ from crl_jax.data.vso_names import Anp, fold
 from crl_jax.data.vso_pictures import Dropped
 from crl_jax.errors import UserError
 from crl_jax.terminal import console, print_table
+from crl_jax.whole_file import replacing
 
 
 def make_manifest(
@@ -248,13 +249,9 @@ def _reason(dropped: Dropped) -> tuple[str, str]:
 
 def _write(path: Path, header: Sequence[str], rows: Iterable[tuple[str, ...]]) -> None:
     """Writes a CSV, sorted; the file at `path` is always complete."""
-    partial = path.with_name(f"{path.name}.partial")
     # What cannot be listed because it is not Unicode is escaped.
-    with partial.open(
-        "w", encoding="utf-8", errors="backslashreplace", newline=""
-    ) as f:
-        csv.writer(f).writerows([header, *sorted(rows)])
-    os.replace(partial, path)
+    with replacing(path, "backslashreplace") as file:
+        csv.writer(file).writerows([header, *sorted(rows)])
     _say(f"Wrote {path}")
 
 

@@ -61,8 +61,7 @@ def files(trained: Trained, workdir: Path, what: dict[str, str]) -> dict[str, An
         metadata = _metadata(trained, result, what)
     if license_name := what.get("data_license"):
         metadata |= {"license": "other", "license_name": license_name}
-    # JSON is YAML, too.
-    head = "".join(f"{key}: {json.dumps(value)}\n" for key, value in metadata.items())
+    head = "".join(f"{key}: {_as_yaml(value)}\n" for key, value in metadata.items())
     card = f"---\n{head}---\n\n{model_card.text(trained, result, what)}"
     return {
         "config.json": description,
@@ -93,6 +92,13 @@ def write(
         (folder / combinations.name).unlink(missing_ok=True)
     if what["format"] == "space":
         space.write(folder, _title(workdir, what))
+
+
+def _as_yaml(value: Any) -> str:
+    """Returns a value on one line, which is JSON, too."""
+    text = json.dumps(value, ensure_ascii=False)
+    # YAML knows the escapes of JSON, but not those of letters beyond 16 bits.
+    return text if text.isprintable() else json.dumps(value)
 
 
 def _title(workdir: Path, what: dict[str, str]) -> str:

@@ -85,17 +85,16 @@ def write(folder: Path, title: str) -> None:
 def check(folder: Path) -> None:
     """Raises UserError unless `folder` can become a Space.
 
-    It must have no `crl_jax` except one that an earlier export put there, and all that
-    a Space needs must be installed here.
+    It must not be the one that this package itself is part of, and all that a Space
+    needs must be installed here.
     """
     _requirements()
     package = Path(crl_jax.__file__).parent
     there = folder / package.name
-    # A clone has no app.py; the Space that this package is part of has one.
-    if there.exists() and (not (folder / "app.py").exists() or there.samefile(package)):
+    if there.exists() and there.samefile(package):
         raise UserError(
-            f"--out={folder} has a {package.name} that is not from an earlier export "
-            "and would be deleted: give another folder."
+            f"--out={folder} has the {package.name} that is running now, which would "
+            "be deleted: give another folder."
         )
 
 
