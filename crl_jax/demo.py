@@ -57,6 +57,8 @@ def serve(workdir: Path, host: str, port: int, title: str = "") -> None:
 
 
 def _listen(host: str, port: int) -> socket.socket:
+    if not host:  # would be all addresses of this machine
+        raise UserError("--host is empty: give an address, such as 127.0.0.1.")
     if port >= 2**16:
         raise UserError(f"--port={port} is too large: give one below {2**16}.")
     try:

@@ -187,7 +187,11 @@ def test_beam_goes_on_where_it_was_stopped(tmp_path, run, monkeypatch):
 @needs_beam
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [("--streaming", "names no runner"), ("--runner=Flnk", "Apache Beam: .*Flnk")],
+    [
+        ("--streaming", "names no runner"),
+        ('--runner="', "No closing quotation"),
+        ("--runner=Flnk", "Apache Beam: .*Flnk"),
+    ],
 )
 def test_a_wrong_runner_is_a_message(tmp_path, run, arguments, message):
     write(tmp_path)

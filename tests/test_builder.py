@@ -343,6 +343,27 @@ def test_an_interrupted_preparation_goes_on_where_it_was(tmp_path, monkeypatch):
     assert not list((tmp_path / "shards" / "manifest" / "parts").iterdir())
 
 
+@pytest.mark.parametrize("left", [0, 400, 1500])
+def test_a_damaged_part_is_written_again(small, tmp_path, monkeypatch, left):
+    """Of a part of three pictures, only this many bytes are left."""
+    undisturbed = prepare_manifest(small, str(tmp_path / "undisturbed"))
+    builder = find_shards(small, str(tmp_path / "shards"))
+    folder = tmp_path / "shards" / "manifest" / "parts" / builder.builder_config.name
+    monkeypatch.setattr(builder, "_check_refused", _interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        write_shards(builder)
+    (part,) = folder.glob("train-*.tfrecord")
+    assert part.stat().st_size > 1500
+    os.truncate(part, left)
+    again = prepare_manifest(small, str(tmp_path / "shards"))
+    for split in ("train", "val"):
+        assert examples(again, split) == examples(undisturbed, split)
+
+
+def _interrupt():
+    raise KeyboardInterrupt
+
+
 @pytest.mark.parametrize("size", [(300, 200), (200, 300), (40, 30)])
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp"])
 def test_large_pictures_are_scaled_down_once(tmp_path, size, suffix):

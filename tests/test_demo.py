@@ -214,6 +214,8 @@ def test_mistakes_are_answered(trained, address, monkeypatch):
         demo.serve(trained[0], "127.0.0.1", port)
     with pytest.raises(UserError, match="--port=70000 is too large"):
         demo.serve(trained[0], "127.0.0.1", 70000)
+    with pytest.raises(UserError, match="--host is empty"):
+        demo.serve(trained[0], "", 7860)
     for host in ("no-such-host.invalid", "192.0.2.1", "a..b"):
         with pytest.raises(UserError, match=f"--host={host} .* another --host"):
             demo.serve(trained[0], host, 7860)

@@ -10,6 +10,7 @@ from sklearn import metrics as sklearn_metrics
 
 from crl_jax import config_check, config_tasks, kinds, losses, metrics
 from crl_jax.config import default, default_task
+from crl_jax.data.doubts import about_labels
 from crl_jax.data.manifest import read_manifest
 from crl_jax.errors import UserError
 from crl_jax.kinds import Categorical, Multilabel, Regression
@@ -246,6 +247,25 @@ def test_cells_of_a_list(listed):
     assert manifest.example(2)["animals"] == [-1]
     texts = [TAGS.label_text(label) for label in ([1, 0, 0, 1], [0] * 4, [-1] * 4)]
     assert texts == ["cat;rat", "-", ""]
+
+
+def test_a_class_with_a_comma_in_a_list_without_several_labels(listed):
+    """The list that was trained has "rock, pop;jazz", from which the class is known."""
+    trained = listed(("train", "rock, pop;jazz", "1"), ("train", "jazz", "2")).kinds
+    path = listed(("train", "jazz", "1")).path
+    path.write_text('file,split,animals,age\n0.png,test,"rock, pop",1\n')
+    manifest = read_manifest(path, trained=trained)
+    np.testing.assert_array_equal(manifest.labels["animals"], [[0, 1]])
+    with pytest.raises(UserError, match="write ';' instead"):
+        listed(("train", "rock, pop", "1"))
+
+
+@pytest.mark.parametrize(("age", "doubtful"), [("1.7e9", True), ("1000", False)])
+def test_numbers_that_float32_hardly_tells_apart_are_warned_of(listed, age, doubtful):
+    cells = [("train", "cat", str(float(age) + 60 * i)) for i in range(3)]
+    manifest = listed(*cells)
+    found = about_labels(manifest.kinds, manifest.labels)
+    assert [line.partition(": ")[0] for line in found] == ["age"] * doubtful
 
 
 def test_cells_of_a_list_that_a_trained_network_is_evaluated_on(listed):

@@ -246,6 +246,9 @@ def test_combinations_of_a_manifest_are_those_of_its_shards(new_config):
     rows = zip(*(columns[task].tolist() for task in data.classes), strict=True)
     assert set(map(tuple, found.tolist())) == {r for r in rows if min(r) >= 0}
     np.testing.assert_array_equal(found, labels.combinations(data, "train[:50%]"))
+    everywhere = {tuple(row) for row in labels.combinations(data, "all").tolist()}
+    rows = zip(*data.manifest.labels.values(), strict=True)
+    assert everywhere == {r for r in rows if min(r) >= 0}
 
 
 def test_folders_are_searched_and_files_are_tried(tmp_path):

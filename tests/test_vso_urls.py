@@ -190,6 +190,18 @@ def test_shard_that_is_not_finished(download: Download):
     }
 
 
+def test_tables_that_are_not_img2datasets(download: Download):
+    folder = download.add(*listing(100, count=1))
+    strange = pyarrow.Table.from_pylist([{"key": "1", "url": "http://x/a"}])
+    parquet.write_table(strange, folder.with_suffix(".parquet"))
+    (folder / "000020002.json").write_text("[" * 100_000)
+    download.make()
+    assert download.dropped == {
+        "images/00002.parquet": "unreadable: it is not img2dataset's",
+        "images/00002/000020002.jpg": "unreadable: its .json is not img2dataset's",
+    }
+
+
 def test_parquet_may_be_missing(download: Download):
     for path in [*download.images.glob("*.parquet"), *download.images.glob("*.json")]:
         path.unlink()

@@ -37,7 +37,10 @@ def pipeline_options(arguments: str) -> Any:
             "Apache Beam is not installed. In an environment of its own: "
             'pip install ".[beam]".'
         ) from error
-    options = PipelineOptions(shlex.split(arguments))
+    try:
+        options = PipelineOptions(shlex.split(arguments))
+    except ValueError as error:
+        raise UserError(f"--beam={arguments!r}: {error}.") from error
     if options.view_as(StandardOptions).runner is None:
         raise UserError(
             f"--beam={arguments!r} names no runner: begin with --runner=FlinkRunner, "

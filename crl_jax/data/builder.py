@@ -26,6 +26,9 @@ from crl_jax.kinds import Kinds
 from crl_jax.terminal import console
 
 SHARD_BYTES = 128 * 2**20
+ANOTHER_FOLDER = (
+    "Choose another folder with --config.data.dir, or --data_dir for a run."
+)
 
 
 @dataclasses.dataclass(eq=False, kw_only=True)
@@ -270,7 +273,7 @@ def write_shards(builder: ManifestBuilder, beam_options: Any = None) -> Manifest
             if isinstance(error, (OSError, tf.errors.OpError)):
                 raise UserError(
                     f"The shards cannot be written to {finished.data_dir}: {error}. "
-                    "Choose another folder with config.data.dir."
+                    f"{ANOTHER_FOLDER}"
                 ) from error
             if beam_options and not isinstance(error, UserError):
                 # Whatever the runner raises; the parts that are done stay.

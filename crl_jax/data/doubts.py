@@ -1,4 +1,4 @@
-"""Class names of a list that its author may not have meant as classes."""
+"""Labels of a list that its author may not have meant as they are read."""
 
 import itertools
 import unicodedata
@@ -7,14 +7,14 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from crl_jax.data.table import first_few
-from crl_jax.kinds import Kind, Kinds
+from crl_jax.kinds import Kind, Kinds, Regression
 
 # What R, pandas, Excel and databases write where a value is missing.
 _MISSING = {"NA", "<NA>", "#N/A", "N/A", "nan", "NaN", "NAN", "null", "NULL", "None"}
 
 
-def about_classes(kinds: Kinds, labels: Mapping[str, np.ndarray]) -> list[str]:
-    """Returns a line for each doubt about the class names, with what to do.
+def about_labels(kinds: Kinds, labels: Mapping[str, np.ndarray]) -> list[str]:
+    """Returns a line for each doubt about labels, with what to do.
 
     Args:
       kinds: of the tasks.
@@ -24,6 +24,8 @@ def about_classes(kinds: Kinds, labels: Mapping[str, np.ndarray]) -> list[str]:
     for task, kind in kinds.items():
         found += _missing(task, kind, labels[task])
         found += _alike(task, kind)
+        if isinstance(kind, Regression):
+            found += _close(task, kind)
     return found
 
 
@@ -47,6 +49,16 @@ def _alike(task: str, kind: Kind) -> Iterator[str]:
         yield (
             f"{task}: classes whose names differ only in capitals, spaces or the "
             f"encoding of accents: {described}. If they are the same, write them alike."
+        )
+
+
+def _close(task: str, kind: Regression) -> Iterator[str]:
+    # Labels are float32; their mean is subtracted on the device.
+    if kind.std < 100 * np.spacing(np.float32(abs(kind.mean))):
+        yield (
+            f"{task}: the seven digits that are kept of a number hardly tell these "
+            f"apart: their mean is {kind.mean:.10g}, and their standard deviation "
+            f"{kind.std:.3g}. Subtract a constant from all."
         )
 
 

@@ -3,7 +3,6 @@
 import contextlib
 import hashlib
 import os
-import re
 import urllib.parse
 import uuid
 import zipfile
@@ -15,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from crl_jax.data import splits
 from crl_jax.data.features import FEATURES
 from crl_jax.data.quiet import tf
 from crl_jax.data.records import Records
@@ -131,8 +131,8 @@ def combinations(source: Source, split: str) -> np.ndarray:
     if source.manifest is None:
         labels = read_labels(source, split)
     else:
-        names = set(re.findall(r"[a-z]+", split))
-        rows = np.isin(source.manifest.splits, list(names))
+        names = [name for name, _ in splits.parts_of(split, source.splits)]
+        rows = np.isin(source.manifest.splits, names)
         labels = {task: of[rows] for task, of in source.manifest.labels.items()}
     tasks = categorical_classes(source.kinds)
     if not tasks:

@@ -6,6 +6,8 @@ part, until the shards are complete.
 """
 
 import functools
+import itertools
+import os
 import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -31,12 +33,24 @@ def encoded(
     """Yields each picture's bytes, or why it is refused, in the order of `paths`.
 
     Args:
-      part: file that keeps them; written if it is not there.
+      part: file that keeps them; written if it is not there, or damaged.
       paths: of the pictures.
       resize: see `pictures.encode`.
     """
-    if not part.exists():
+    done = 0
+    if part.exists():
+        try:
+            for picture in _read(part):
+                yield picture
+                done += 1
+        except tf.errors.DataLossError:
+            pass
+    if done < len(paths):
         _write(part, paths, resize)
+        yield from itertools.islice(_read(part), done, None)
+
+
+def _read(part: Path) -> Iterator[bytes | pictures.BadPicture]:
     for record in tf.data.TFRecordDataset(str(part)).as_numpy_iterator():
         content = record[1:]
         good = record[:1] == _GOOD
@@ -53,4 +67,6 @@ def _write(part: Path, paths: Sequence[Path], resize: int) -> None:
                 writer.write(_GOOD + future.result())
             except pictures.BadPicture as error:
                 writer.write(_REFUSED + str(error).encode("utf-8"))
+    with partial.open("rb") as file:
+        os.fsync(file.fileno())
     partial.replace(part)

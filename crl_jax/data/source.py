@@ -88,9 +88,7 @@ class Source:
             about_a_file = getattr(
                 error, "filename", None
             )  # not so if the network failed
-            mend = (
-                " Choose another folder with config.data.dir." if about_a_file else ""
-            )
+            mend = f" {manifest_builder.ANOTHER_FOLDER}" if about_a_file else ""
             raise UserError(
                 f"The TFDS data set {self.builder.name!r} could not be prepared in "
                 f"{self.builder.data_dir}: {_one_line(error)}.{mend}"
@@ -130,10 +128,10 @@ class Source:
         return splits.overlap(config, self.builder.info.splits)
 
     def doubts(self) -> list[str]:
-        """Returns a line for each class that a list may not have meant as one."""
+        """Returns a line for what a list may not have meant as it is read."""
         if self.manifest is None:
             return []
-        return doubts.about_classes(self.kinds, self.manifest.labels)
+        return doubts.about_labels(self.kinds, self.manifest.labels)
 
     def check(self, config: ConfigDict) -> None:
         """Raises UserError if the data does not allow what `config` asks of it."""

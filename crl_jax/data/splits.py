@@ -11,6 +11,17 @@ from crl_jax.errors import UserError
 Splits = Mapping[str, tfds.core.SplitInfo]  # those that the data has
 
 
+def parts_of(name: str, splits: Splits) -> list[tuple[str, range]]:
+    """Returns the whole splits behind a split string, and which examples it takes.
+
+    Raises:
+      KeyError, ValueError, AssertionError: there is no such split.
+    """
+    parts = tfds.core.ReadInstruction.from_spec(name).to_absolute(splits)
+    whole = {split: range(info.num_examples) for split, info in splits.items()}
+    return [(p.splitname, whole[p.splitname][p.from_ : p.to]) for p in parts]
+
+
 def check(name: str, splits: Splits, otherwise: str = "") -> None:
     """Raises UserError if there is no such split, or no example in it.
 
@@ -20,7 +31,7 @@ def check(name: str, splits: Splits, otherwise: str = "") -> None:
       otherwise: what else can be done if there is none, for the message.
     """
     try:
-        parts = _parts(name, splits)
+        parts = parts_of(name, splits)
     except (KeyError, ValueError, AssertionError) as error:
         raise UserError(
             f"The data has no split {name!r}; it has {', '.join(splits)}. A part of "
@@ -33,11 +44,11 @@ def check(name: str, splits: Splits, otherwise: str = "") -> None:
 def overlap(config: ConfigDict, splits: Splits) -> str:
     """Returns a warning if val or test has pictures of train, otherwise ""."""
     data = config.data
-    train = _parts(data.train_split, splits)
+    train = parts_of(data.train_split, splits)
     shared = [
         f"config.data.{field}={data[field]}"
         for field in ("val_split", "test_split")
-        if data[field] and _meet(train, _parts(data[field], splits))
+        if data[field] and _meet(train, parts_of(data[field], splits))
     ]
     if not shared:
         return ""
@@ -49,19 +60,8 @@ def overlap(config: ConfigDict, splits: Splits) -> str:
     )
 
 
-def _parts(name: str, splits: Splits) -> list[tuple[str, range]]:
-    """Returns the whole splits behind a split string, and which examples it takes.
-
-    Raises:
-      KeyError, ValueError, AssertionError: there is no such split.
-    """
-    parts = tfds.core.ReadInstruction.from_spec(name).to_absolute(splits)
-    whole = {split: range(info.num_examples) for split, info in splits.items()}
-    return [(p.splitname, whole[p.splitname][p.from_ : p.to]) for p in parts]
-
-
 def _meet(a: list[tuple[str, range]], b: list[tuple[str, range]]) -> bool:
-    """Returns whether two results of `_parts` have an example in common."""
+    """Returns whether two results of `parts_of` have an example in common."""
     return any(
         of == split and max(x.start, y.start) < min(x.stop, y.stop)
         for (of, x), (split, y) in itertools.product(a, b)

@@ -146,7 +146,7 @@ def _read_side(path: Path, side: str, picture: str) -> _Row | Dropped:
     try:
         row = json.loads(path.read_bytes())
         url = row["url"]
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, RecursionError):
         return Dropped(picture or side, "unreadable", "its .json is not img2dataset's")
     if "caption" not in row:
         raise UserError(
@@ -168,12 +168,16 @@ def _failures(images: Path, folder: str) -> Iterator[_Row | Dropped]:
     columns = ["key", "caption", "url", "status", "error_message"]
     try:
         with parquet.ParquetFile(path) as file:
-            rows = file.read(columns=columns).to_pylist()
+            table = file.read(columns=columns)
     except (ArrowException, OSError):  # the file is complete only once its shard is
         detail = "run img2dataset again"
         yield Dropped(f"{folder}.parquet", "shard not finished", detail, files=0)
         return
-    for row in rows:
+    if not {"key", "url", "status", "error_message"} <= set(table.column_names):
+        detail = "it is not img2dataset's"
+        yield Dropped(f"{folder}.parquet", "unreadable", detail, files=0)
+        return
+    for row in table.to_pylist():
         if row["status"] != "success":
             failure = _line(row["error_message"]) or "no message"
             caption, url = _text(row.get("caption")), _text(row["url"])
