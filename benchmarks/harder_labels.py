@@ -62,6 +62,8 @@ def main() -> None:
 def keep_few(rows: Iterable[Row], task: str, most: int, rarest: int | None) -> None:
     """Moves training pictures to `val` until each class has at most its number.
 
+    Those without a label of the task stay.
+
     Args:
       rows: their splits are changed.
       task: whose classes are counted.
@@ -71,7 +73,7 @@ def keep_few(rows: Iterable[Row], task: str, most: int, rarest: int | None) -> N
     """
     of_class = defaultdict(list)
     for row in rows:
-        if row["split"] == "train":
+        if row["split"] == "train" and row[task]:
             of_class[row[task]].append(row)
     classes = random.sample(sorted(of_class), len(of_class))
     ratio = (rarest or most) / most

@@ -103,8 +103,9 @@ def flops(function: Callable[..., Any], *inputs: Any) -> int:
 def _multiply_adds(jaxpr: Any) -> int:
     total = 0
     for equation in jaxpr.eqns:
+        times = equation.params["length"] if equation.primitive.name == "scan" else 1
         for inner in core.jaxprs_in_params(equation.params):
-            total += _multiply_adds(inner)
+            total += times * _multiply_adds(inner)
         if equation.primitive.name not in ("conv_general_dilated", "dot_general"):
             continue
         numbers = equation.params["dimension_numbers"]

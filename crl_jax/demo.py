@@ -20,7 +20,8 @@ def serve(workdir: Path, host: str, port: int, title: str = "") -> None:
     """Serves the page of a run until the process is stopped.
 
     Args:
-      workdir: the run's folder, or the folder of its export to safetensors.
+      workdir: the run's folder, or the folder of its export to safetensors or
+        a Space.
       host: address to listen at.
       port: port to listen at.
       title: of the page; empty: the folder's name.
@@ -76,7 +77,7 @@ def _listen(host: str, port: int) -> socket.socket:
 def main() -> None:
     """Reads the arguments and serves the page."""
     verb = cli.parser("demo", __doc__)
-    cli.add_workdir(verb, "folder of a trained run, or of its export to safetensors")
+    cli.add_workdir(verb, "folder of a run, or of its export to safetensors or a Space")
     add = verb.add_argument
     add("--host", default="127.0.0.1", help="address to listen on")
     add("--port", type=cli.positive, default=7860, help="port to listen on")

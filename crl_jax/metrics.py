@@ -74,14 +74,14 @@ def measures(kinds: Kinds) -> dict[str, Sequence[Measure]]:
 
 def zeros(kinds: Kinds) -> Sums:
     """Returns the sums over no examples."""
-    zero, count = jnp.zeros(()), jnp.zeros((), jnp.int32)
-    result: Sums = {
-        task: {"count": count, "loss": zero, **kind.zeros()}
-        for task, kind in kinds.items()
-    }
-    return result | (
-        {JOINT: {"count": count, "top1": count}} if has_joint(kinds) else {}
-    )
+
+    def of_one() -> Sums:
+        logits = {task: jnp.zeros((1, kind.width)) for task, kind in kinds.items()}
+        labels = {t: jnp.asarray(kind.unlabelled(1)) for t, kind in kinds.items()}
+        return sums(kinds, logits, labels, dict.fromkeys(kinds, jnp.zeros(1)))
+
+    shapes = jax.eval_shape(of_one)
+    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
 
 
 def _total(batches: Sequence[Sums]) -> dict[str, dict[str, Any]]:

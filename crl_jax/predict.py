@@ -28,7 +28,7 @@ _STDIN = "-"
 def main() -> None:
     """Reads the arguments and predicts."""
     verb = cli.parser("predict", __doc__)
-    cli.add_workdir(verb, "folder of a trained run, or of its export to safetensors")
+    cli.add_workdir(verb, "folder of a run, or of its export to safetensors or a Space")
     add = verb.add_argument
     add(
         "pictures",

@@ -167,7 +167,7 @@ def map_train_step(
         mesh=mesh,
         in_specs=(specs, batch_specs),
         out_specs=(specs, P()),
-        # The step itself says what crosses devices, so that `pmap` can run it, too.
+        # The step itself adds up what crosses devices; checked, JAX would do it, too.
         check_vma=False,
     )
     options = layers.options_to_train()

@@ -58,17 +58,18 @@ def main() -> None:
     verb = cli.parser("summary", __doc__)
     cli.add_config(verb)
     config = cli.read(verb).config
-    classes = config_lib.given_classes(config)
-    if not classes:
-        if not (config.data.manifest or config.data.tfds):
-            raise UserError(
-                "The config gives neither data nor classes: set "
-                "--config.data.manifest=FILE.csv, or --config.tasks.NAME.classes=10 "
-                "for each task."
-            )
+    if config.data.manifest or config.data.tfds:
         from crl_jax.data import source
 
         classes = source.find_source(config).widths
+    else:
+        classes = config_lib.given_classes(config)
+    if not classes:
+        raise UserError(
+            "The config gives neither data nor classes: set "
+            "--config.data.manifest=FILE.csv, or --config.tasks.NAME.classes=10 for "
+            "each task."
+        )
     print_summary(config_check.with_tasks(config, classes), classes)
 
 

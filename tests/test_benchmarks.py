@@ -176,6 +176,12 @@ def test_harder_labels(tmp_path):
         with (tmp_path / "out" / "labels.csv").open(newline="") as file:
             return list(csv.DictReader(file))
 
+    rows[0]["a"] = ""
+    kept = made("--per_class=8", "--rarest=8")
+    assert [row["split"] for row in kept if not row["a"]] == ["train"]
+    assert sum(row["split"] == "train" for row in kept) == 1 + 3 * 8
+
+    rows[0]["a"] = "0"
     found = made("--per_class=8", "--rarest=2", "--noise=0.5")
     original = {f"pictures/{row['file']}": row for row in rows}
     train = [row for row in found if row["split"] == "train"]

@@ -472,7 +472,7 @@ def test_costs_are_measured_again_when_what_they_are_of_changes(
 
 
 def test_learned_weights_become_a_grid():
-    found = grid(np.arange(1.0, 7.0))
+    found = grid(np.arange(1.0, 7.0), 3)
     np.testing.assert_array_equal(found, [[1, 1, 2], [3, 1, 4], [5, 6, 1]])
 
 

@@ -4,6 +4,8 @@ import contextlib
 import io
 import sys
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 from crl_jax import cli, config_check, costs, networks, summary
@@ -67,6 +69,13 @@ def test_flops_are_those_that_torchvision_publishes(depth, expected):
     assert found / 2e9 == pytest.approx(expected, abs=0.0005)
 
 
+def test_flops_of_a_loop_are_those_of_all_its_turns():
+    def loop(x):
+        return jax.lax.scan(lambda x, _: (x @ x, None), x, length=10)[0]
+
+    assert costs.flops(loop, jnp.zeros((8, 8))) == 10 * 2 * 8**3
+
+
 def test_learned_cross_weights_are_counted():
     overrides = [("model.cross.learned", "True"), ("model.cross.kind", "conv")]
     config = cli.load_config("configs/vso.py", overrides)
@@ -84,6 +93,14 @@ def test_summary_reads_classes_from_a_manifest(solid_pictures, monkeypatch, caps
     monkeypatch.setattr("sys.argv", ["summary", *arguments])
     summary.main()
     assert "head number (7)" in capsys.readouterr().out
+
+
+def test_summary_has_all_tasks_of_the_data(monkeypatch, capsys):
+    """Also if the config gives the classes of only some of them."""
+    arguments = ["--config=configs/digits.py", "--config.tasks.noun.classes=10"]
+    monkeypatch.setattr("sys.argv", ["summary", *arguments])
+    summary.main()
+    assert ", 3 tasks, " in capsys.readouterr().out
 
 
 def test_networks_differ_only_in_what_they_are_named_for():

@@ -39,27 +39,31 @@ def read_cross_weights(outcomes: Sequence[Outcome]) -> CrossWeights:
     mesh = devices.make_mesh()
     found = [trained.load(outcome.folder, mesh) for outcome in outcomes]
     kind, tasks = found[0].network.cross_kind, list(found[0].run.classes)
-    by_seed = [_grids(jax.device_get(one.variables["params"])) for one in found]
+    by_seed = [
+        _grids(jax.device_get(one.variables["params"]), len(tasks)) for one in found
+    ]
     units = {unit: np.mean([g[unit] for g in by_seed], axis=0) for unit in by_seed[0]}
     return CrossWeights(tasks, units, _MEANINGS[kind])
 
 
-def _grids(params: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+def _grids(
+    params: Mapping[str, Mapping[str, np.ndarray]], tasks: int
+) -> dict[str, np.ndarray]:
     """Returns `{unit: [T, T]}` of one network."""
     return {
-        layer.removesuffix(_SUFFIX): grid(pair_sizes(leaves["weight"]))
+        layer.removesuffix(_SUFFIX): grid(pair_sizes(leaves["weight"]), tasks)
         for layer, leaves in params.items()
         if layer.endswith(_SUFFIX)
     }
 
 
-def grid(pairs: np.ndarray) -> np.ndarray:
+def grid(pairs: np.ndarray, tasks: int) -> np.ndarray:
     """Returns the weights of all ordered pairs of tasks as `[T, T]`; 1 on the diagonal.
 
     Args:
       pairs: `[T * (T - 1)]`, in the order of `task_pairs`.
+      tasks: T.
     """
-    tasks = round((1 + np.sqrt(1 + 4 * len(pairs))) / 2)
     weights = np.eye(tasks)
     weights[task_pairs(tasks)] = pairs
     return weights

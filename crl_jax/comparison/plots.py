@@ -15,7 +15,7 @@ from crl_jax.comparison.cross_weights import CrossWeights
 from crl_jax.comparison.plan import Variant
 from crl_jax.comparison.results import Results
 from crl_jax.kinds import Measure
-from crl_jax.models.architecture import branched_layers
+from crl_jax.models.architecture import branched_units
 
 # Wong 2011, "Points of view: color blindness", Nature Methods 8.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -35,17 +35,11 @@ def position(results: Results, field: str, variant: Variant) -> tuple[float, str
     """
     found = value(results, field, variant)
     if field == "model.branch_from":
-        return float(branched_units(results, variant)), ""
+        model = results.plan.configs[variant].model
+        return float(len(branched_units(model.depth, model.branch_from))), ""
     if isinstance(found, (int, float)):
         return float(found), ""
     return 0.0, str(found)
-
-
-def branched_units(results: Results, variant: Variant) -> int:
-    """Returns how many residual units each task has to itself."""
-    model = results.plan.configs[variant].model
-    layers = branched_layers(model.depth, model.branch_from)
-    return len(layers - {"stem", "head"})
 
 
 def axis_label(field: str) -> str:

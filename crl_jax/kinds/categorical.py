@@ -75,15 +75,6 @@ class Categorical(Kind):
             "class_top1": jnp.sum(one_hot * right[:, None], axis=0),
         }
 
-    def zeros(self) -> dict[str, Array]:
-        count, classes = jnp.zeros((), jnp.int32), jnp.zeros(self.width, jnp.int32)
-        return {
-            "top1": count,
-            "top5": count,
-            "class_count": classes,
-            "class_top1": classes,
-        }
-
     def answer(self, logits: Array) -> Array:
         return jax.nn.softmax(logits)
 

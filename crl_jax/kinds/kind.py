@@ -154,10 +154,6 @@ class Kind(ABC):
         """Returns the sums of one batch; added up over batches, they give `means`."""
 
     @abstractmethod
-    def zeros(self) -> dict[str, Array]:
-        """Returns the sums of no examples."""
-
-    @abstractmethod
     def answer(self, logits: Array) -> Array:
         """Returns what the outputs mean: probabilities `[B, K]`, or values `[B]`."""
 

@@ -70,9 +70,6 @@ class Multilabel(Kind):
             "there": jnp.sum(there, dtype=jnp.int32),
         }
 
-    def zeros(self) -> dict[str, Array]:
-        return {n: jnp.zeros((), jnp.int32) for n in ("true", "predicted", "there")}
-
     def answer(self, logits: Array) -> Array:
         return jax.nn.sigmoid(logits)
 

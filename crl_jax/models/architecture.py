@@ -73,7 +73,7 @@ def crosses(model: ConfigDict, tasks: int) -> bool:
       model: `config.model` of a checked config.
       tasks: T.
     """
-    branched = branched_layers(model.depth, model.branch_from) - {"stem", "head"}
+    branched = branched_units(model.depth, model.branch_from)
     return has_cross_weights(model, tasks) and len(branched) > 1
 
 
@@ -96,3 +96,13 @@ def branched_layers(depth: int, branch_from: str) -> frozenset[str]:
             f"ResNet-{depth}; it can be: {', '.join(names)}."
         )
     return frozenset(names[names.index(branch_from) :])
+
+
+def branched_units(depth: int, branch_from: str) -> list[str]:
+    """Returns the residual units that each task has for itself, from first to last.
+
+    Raises:
+      UserError: see `branched_layers`.
+    """
+    branched = branched_layers(depth, branch_from) - {"stem", "head"}
+    return [name for name in layer_names(depth) if name in branched]

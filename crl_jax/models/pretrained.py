@@ -41,8 +41,8 @@ def load(path: Path, network: MultitaskResNet, variables: Any) -> Import:
     """Returns the variables of a network, taken from a file as far as it has them.
 
     Args:
-      path: `.safetensors` or `.pth` of timm's or torchvision's ResNets, or `.h5` or
-        `.keras` of Keras's.
+      path: `.safetensors`, `.pth` or `.pt` of timm's or torchvision's ResNets, or
+        `.h5` or `.keras` of Keras's.
       network: the one they are for.
       variables: of the network as it starts; what the file lacks stays as it is.
 

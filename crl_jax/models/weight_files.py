@@ -39,7 +39,7 @@ Tensors = dict[str, Tensor]
 
 
 def read_torch(path: Path) -> Tensors:
-    """Returns the tensors of a `.safetensors` or `.pth` file by their names.
+    """Returns the tensors of a `.safetensors`, `.pth` or `.pt` file by their names.
 
     Raises:
       UserError: the file cannot be read, or holds more than plain tensors; or, from

@@ -5,12 +5,7 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
-from crl_jax.models.architecture import (
-    branched_layers,
-    crosses,
-    has_cross_weights,
-    layer_names,
-)
+from crl_jax.models.architecture import branched_units, crosses, has_cross_weights
 from crl_jax.models.cross_residual import pair_sizes, task_pairs
 from crl_jax.reports import page
 from crl_jax.reports.page import Child, Element, Section, element
@@ -28,8 +23,7 @@ def cross_weights(trained: Trained) -> Section | None:
             "task has a unit of its own after another, so all see the same input."
         )
         return "Cross weights", [element("p", text)]
-    branched = branched_layers(model.depth, model.branch_from) - {"stem", "head"}
-    units = [name for name in layer_names(model.depth) if name in branched]
+    units = branched_units(model.depth, model.branch_from)
     if not model.cross.learned:
         text = (
             f"Fixed at {model.cross.init:g} in {', '.join(units)}: every task's "
