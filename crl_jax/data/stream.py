@@ -202,12 +202,17 @@ class _Batches:
             records.set_shape(numbers.shape)
             return records, numbers, positions, suspected
 
+        # No statement of these functions needs to be turned into a graph's.
+        numbers, read, example = map(
+            tf.autograph.experimental.do_not_convert,
+            (self._numbers, read, self._example),
+        )
         dataset = (
             tf.data.Dataset.range(step, self._steps.stop)
-            .map(self._numbers)
+            .map(numbers)
             .map(read, num_parallel_calls=2)
             .unbatch()
-            .map(self._example, num_parallel_calls=tf.data.AUTOTUNE)
+            .map(example, num_parallel_calls=tf.data.AUTOTUNE)
             .batch(self._size, drop_remainder=True)
             .prefetch(2)
         )

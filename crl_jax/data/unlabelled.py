@@ -134,5 +134,7 @@ def batches(
 def _decoder(size: int, crop: float) -> Callable[[tf.Tensor], tf.Tensor]:
     """Returns `preprocess.eval_image` traced, which takes longer than many pictures."""
     data = ConfigDict({"image_size": size, "eval_crop": crop})
-    image = tf.function(lambda encoded: preprocess.eval_image(encoded, data))
+    image = tf.function(
+        lambda encoded: preprocess.eval_image(encoded, data), autograph=False
+    )
     return image.get_concrete_function(tf.TensorSpec((), tf.string))
