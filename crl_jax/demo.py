@@ -4,12 +4,17 @@
 
 It needs Gradio: `pip install ".[demo]"`. The page is at http://127.0.0.1:7860 and only
 for this machine, unless --host=0.0.0.0 lets others on the network in. It needs no
-internet and reports to nobody; what is uploaded is deleted within 20 minutes.
+internet and reports to nobody; what is uploaded is deleted within 20 minutes, and when
+it stops. If it is killed, it deletes this when it is started again on the same port.
 """
 
+import contextlib
 import errno
 import os
+import shutil
 import socket
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from crl_jax import cli
@@ -44,7 +49,7 @@ def serve(workdir: Path, host: str, port: int, title: str = "") -> None:
     from crl_jax.inference.prediction import load
     from crl_jax.terminal import console
 
-    with _listen(host, port) as listening:
+    with _listen(host, port) as listening, _uploads_of(listening):
         predictor = load(workdir)
         app = demo_page.app(predictor, title or workdir.resolve().name)
         # An open page keeps its connection; it is not waited for at the end.
@@ -72,6 +77,26 @@ def _listen(host: str, port: int) -> socket.socket:
             f"--host={host} --port={port} cannot be listened on ({reason}): give "
             f"another --{other}."
         ) from error
+
+
+@contextlib.contextmanager
+def _uploads_of(listening: socket.socket) -> Iterator[None]:
+    """Gives Gradio a folder for what is uploaded, and deletes it at the end.
+
+    A process that is killed leaves its folder behind. Only one at a time can listen at
+    an address, so what is there when the next one does is of no use to anybody.
+    """
+    host, port = listening.getsockname()
+    name = f"crl_jax-demo-{os.getuid()}-{host}-{port}"
+    folder = Path(tempfile.gettempdir(), name)
+    if folder.exists():
+        shutil.rmtree(folder)
+    folder.mkdir(mode=0o700)
+    os.environ["GRADIO_TEMP_DIR"] = str(folder)
+    try:
+        yield
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def main() -> None:

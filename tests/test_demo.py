@@ -38,21 +38,31 @@ def need_gradio():
 def address(trained):
     """A demo page in a process of its own."""
     need_gradio()
+    with serving(trained[0], free_port()) as (_, address):
+        yield address
+
+
+def free_port():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "crl_jax.demo", f"--workdir={trained[0]}"]
+        return free.getsockname()[1]
+
+
+@contextlib.contextmanager
+def serving(directory, port, **more):
+    """Gives the process of a page, and its address, once it listens."""
+    command = [sys.executable, "-m", "crl_jax.demo", f"--workdir={directory}"]
     with subprocess.Popen(
         [*command, f"--port={port}"],
         cwd=PROJECT,
-        env=os.environ | {"NO_COLOR": "1", "PYTHONUNBUFFERED": "1"},
+        env=os.environ | {"NO_COLOR": "1", "PYTHONUNBUFFERED": "1"} | more,
         stdout=subprocess.PIPE,
         text=True,
     ) as process:
         line = process.stdout.readline()
         try:
             assert line.startswith(f"The page is at http://127.0.0.1:{port}")
-            yield f"http://127.0.0.1:{port}"
+            yield process, f"http://127.0.0.1:{port}"
         finally:
             process.terminate()
 
@@ -192,17 +202,37 @@ def test_the_page_listens_on_the_loopback_address_alone(address):
     assert [ip for ip, of in found if of == port] == ["0100007F"]  # 127.0.0.1
 
 
-def test_uploads_are_bounded(address):
+def upload(address, content):
     boundary = "boundary"
     head = (
         f"--{boundary}\r\nContent-Disposition: form-data; "
         'name="files"; filename="a.jpg"\r\n\r\n'
     )
-    body = head.encode() + bytes(21 * 2**20) + f"\r\n--{boundary}--\r\n".encode()
+    body = head.encode() + content + f"\r\n--{boundary}--\r\n".encode()
     request = urllib.request.Request(f"{address}/gradio_api/upload", body)
     request.add_header("Content-Type", f"multipart/form-data; boundary={boundary}")
+    with urllib.request.urlopen(request, timeout=60) as response:
+        return response.read()
+
+
+@pytest.mark.parametrize("end", ["kill", "terminate"])
+def test_what_was_uploaded_is_gone_after_the_page(trained, tmp_path, end):
+    """After a kill, once it is started again."""
+    need_gradio()
+    port, place = free_port(), {"TMPDIR": str(tmp_path)}
+    with serving(trained[0], port, **place) as (process, address):
+        assert b"a.jpg" in upload(address, b"a picture")
+        assert len(list(tmp_path.rglob("a.jpg"))) == 1
+        getattr(process, end)()
+    if end == "kill":
+        with serving(trained[0], port, **place):
+            pass
+    assert list(tmp_path.rglob("*.jpg")) == []
+
+
+def test_uploads_are_bounded(address):
     with pytest.raises((urllib.error.HTTPError, ConnectionError)) as refused:
-        urllib.request.urlopen(request)
+        upload(address, bytes(21 * 2**20))
     if isinstance(refused.value, urllib.error.HTTPError):
         assert refused.value.code == 413
         refused.value.close()

@@ -19,6 +19,9 @@ import pytest
 from conftest import SHARED
 from PIL import Image
 
+from crl_jax.config import default_task
+from crl_jax.data.manifest import read_manifest
+
 PROJECT = Path(__file__).parents[1]
 PHOTOGRAPHS = SHARED / "grocery_store"
 # In the order of the README: they go on with the runs that it trains.
@@ -206,6 +209,22 @@ def test_every_command_and_all_python(clone, page):
         run(clone, [sys.executable, "-c", "".join(code)])
     if skipped:
         pytest.skip("; ".join(skipped))
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/pictures.md"])
+def test_the_lists_of_a_page_can_be_read(page, tmp_path):
+    text = (PROJECT / page).read_text("utf-8")
+    lists = re.findall(r"```\n(file,split,.*?)```", text, re.DOTALL)
+    assert lists
+    tasks = {name: default_task() for name in ("colours", "age")}
+    tasks["colours"].kind, tasks["age"].kind = "multilabel", "regression"
+    (tmp_path / "photos").mkdir()
+    for content in lists:
+        (tmp_path / "labels.csv").write_text(content)
+        _, *rows = csv.reader(content.splitlines())
+        for file, *_ in rows:
+            Image.new("RGB", (24, 20)).save(tmp_path / file)
+        assert len(read_manifest(tmp_path / "labels.csv", tasks).files) == len(rows)
 
 
 def test_the_readme_shows_the_way_from_a_clone_to_a_prediction():

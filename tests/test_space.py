@@ -50,7 +50,7 @@ def address(folder, uploads):
         port = free.getsockname()[1]
     environment = {n: v for n, v in os.environ.items() if n != "PYTHONPATH"}
     environment |= {"GRADIO_SERVER_PORT": str(port), "PYTHONUNBUFFERED": "1"}
-    environment["GRADIO_TEMP_DIR"] = str(uploads)
+    environment["TMPDIR"] = str(uploads)
     with subprocess.Popen(
         [sys.executable, "-B", "app.py"],
         cwd=folder,
