@@ -154,6 +154,26 @@ def test_memory(tmp_path):
     assert all(found["temporary_bytes"].values())
 
 
+def test_grocery_labels(tmp_path):
+    """The labels of the authors' folders, one of which is its own only fine class."""
+    files = ("train/Fruit/Apple/Pink-Lady/1.jpg", "val/Fruit/Kiwi/2.jpg")
+    for file in files:
+        (tmp_path / file).parent.mkdir(parents=True)
+        (tmp_path / file).touch()
+    command = [sys.executable, "-m", "benchmarks.grocery_labels"]
+    subprocess.run([*command, tmp_path], cwd=PROJECT, check=True, capture_output=True)
+    assert (tmp_path / "labels.csv").read_text().splitlines() == [
+        "file,split,group,coarse,fine",
+        f"{files[0]},train,Fruit,Apple,Pink-Lady",
+        f"{files[1]},val,Fruit,Kiwi,Kiwi",
+    ]
+    none = subprocess.run(
+        [*command, tmp_path / "val"], cwd=PROJECT, capture_output=True
+    )
+    assert none.returncode == 2
+    assert b"has no pictures in train, val, test" in none.stderr
+
+
 def test_harder_labels(tmp_path):
     """Training has fewer labels, some of them exchanged; test has its own."""
     rows = [

@@ -97,6 +97,17 @@ def link_photographs(folder):
         csv.writer(file).writerows([header, *(row for row in rows if row[-1] in kept)])
 
 
+def make_groceries(folder):
+    """A data set in the folders of the Grocery Store's authors."""
+    kinds = ("Fruit/Apple/Pink-Lady", "Fruit/Kiwi", "Vegetables/Leek")
+    for split, count in (("train", 4), ("val", 1), ("test", 1)):
+        for kind in kinds:
+            (folder / split / kind).mkdir(parents=True)
+            for i in range(count):
+                picture = Image.new("RGB", (24, 20), (40 * i, 0, 0))
+                picture.save(folder / split / kind / f"{i}.jpg")
+
+
 def environment(clone):
     """That of a user with one device; what is compiled is kept for the next command."""
     kept = {n: v for n, v in os.environ.items() if n == "PATH" or n.startswith("JAX_")}
@@ -192,6 +203,8 @@ def test_every_command_and_all_python(clone, page):
             extra = words[2].removeprefix(".[").removesuffix("]")
             config = (clone / "setup.cfg").read_text()
             assert extra == "." or re.search(rf"^{extra} =", config, re.M)
+        elif words[:2] == ["git", "clone"]:
+            make_groceries(clone / words[2].rpartition("/")[2] / "dataset")
         elif words[:2] == ["hf", "upload"]:  # what is uploaded there is there
             assert (clone / words[3] / "README.md").exists()
         else:
