@@ -233,6 +233,8 @@ def value_of(name: str, text: str) -> Any:
             value = ast.literal_eval(text)
         except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):
             value = {"true": True, "false": False}.get(text.lower(), text)
+    if isinstance(expected, tuple) and isinstance(value, (int, float)):
+        return (value,)
     return value
 
 
@@ -276,7 +278,7 @@ _OF_NAMES = (errno.EACCES, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
 _OUT_OF_MEMORY = (
     "A device has too little memory for this. To use less: a smaller "
     "config.data.batch_size, config.train.accumulate=4 (a batch in four parts), "
-    "config.model.dtype=bfloat16, or config.model.remat=(2,3); for a network that is "
+    "config.model.dtype=bfloat16, or config.model.remat=2,3; for a network that is "
     "already trained, a smaller --batch_size; for seeds side by side, --together=1."
 )
 

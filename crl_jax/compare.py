@@ -40,7 +40,7 @@ def main() -> None:
         type=cli.positive,
         metavar="N",
         help="seeds to train as one program; by default one on a CPU, and on another "
-        "device as many as fit into half of its memory",
+        "device as many as fit into half of its memory, if that is faster",
     )
     add(
         "--sweep",

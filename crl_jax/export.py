@@ -7,7 +7,8 @@ and answers with probabilities under the names of the tasks. The folder is laid 
 the Hugging Face Hub expects it.
 
   stablehlo    model.stablehlo, for JAX without this package
-  onnx         model.onnx, for ONNX Runtime (needs `pip install ".[onnx]"`)
+  onnx         model.onnx, for ONNX Runtime (`make install` has its needs; with
+               pip, `pip install ".[onnx]"` in an environment of its own)
   safetensors  the arrays alone (needs `pip install ".[safetensors]"`)
   saved_model  saved_model/, for TensorFlow and TensorFlow Serving (JAX 0.10)
   space        the demo page as a Hugging Face Space

@@ -67,6 +67,8 @@ def test_vso_config_has_the_sizes_of_the_paper():
         ("data.mean", "(0, 0.5, 1)", (0, 0.5, 1)),
         ("optim.decay_at", "(0.3,)", (0.3,)),
         ("model.remat", "(2, 3)", (2, 3)),
+        ("model.remat", "2,3", (2, 3)),
+        ("model.remat", "2", (2,)),
         ("data.dir", "3", "3"),
         ("tasks.noun.weight", "0.5", 0.5),
         ("data.tasks.digit", "noun", "noun"),

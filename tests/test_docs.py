@@ -71,6 +71,16 @@ def test_links_to_files_lead_somewhere(page):
     path = PROJECT / page
     for file in sorted(path.glob("*.md")) if path.is_dir() else [path]:
         text = re.sub(r"```.*?```", "", file.read_text("utf-8"), flags=re.DOTALL)
-        for link in re.findall(r"\]\(([^)#:]+)\)", text):
-            generated = file.parent.name == "docs" and link == "config.md"
-            assert generated or (file.parent / link).exists(), f"{file.name}: {link}"
+        for link, anchor in re.findall(r"\]\(([^)#:]*)(?:#([\w-]+))?\)", text):
+            if file.parent.name == "docs" and link == "config.md":  # it is generated
+                continue
+            target = file.parent / link if link else file
+            assert target.exists(), f"{file.name}: {link}"
+            assert not anchor or anchor in anchors(target), f"{file.name}: #{anchor}"
+
+
+def anchors(page):
+    """The anchors of a page's headings, as MkDocs and GitHub name them."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text("utf-8"), re.MULTILINE)
+    plain = (re.sub(r"[^\w\s-]", "", heading.lower()) for heading in headings)
+    return {re.sub(r"\s", "-", heading.strip()) for heading in plain}

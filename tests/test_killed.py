@@ -75,7 +75,11 @@ class Killed:
             time.sleep(rng.uniform(0, 0.1))
         elif moment == "writing":
             self._until(r"^step .* val", rng.integers(1, 3))
-            while not list(self._checkpoints.glob("*.orbax-checkpoint-tmp*")):
+            writing = "*.orbax-checkpoint-tmp*"
+            while (
+                not list(self._checkpoints.glob(writing))
+                and self.process.poll() is None
+            ):
                 time.sleep(0.001)
             time.sleep(rng.uniform(0, 0.03))
         elif moment == "evaluating":

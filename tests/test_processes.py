@@ -136,7 +136,7 @@ def test_the_mistake_of_one_process_ends_the_other(solid_pictures, shards, tmp_p
     """Which otherwise would wait for it, for minutes."""
     second = ["--config.data.manifest=nowhere.csv"]
     pair = start_two(solid_pictures, shards, tmp_path / "run", second=second)
-    ends = [process.communicate(timeout=200) for process in pair]
+    ends = [process.communicate(timeout=180) for process in pair]
     assert pair[1].returncode == 2
     assert ends[1][1].endswith(
         "nowhere.csv: No such file or directory. Give a CSV file.\n"

@@ -7,7 +7,8 @@ Training writes the same shards at its start if they do not exist. Stopped? The 
 command goes on from there.
 
 --beam divides the pictures of a manifest among many machines with Apache Beam
-(`pip install ".[beam]"`); all of them must see the pictures and config.data.dir:
+(`pip install ".[beam]"` in an environment of its own); all of them must see the
+pictures and config.data.dir:
 
   --beam="--runner=FlinkRunner --flink_master=HOST:8081"
 

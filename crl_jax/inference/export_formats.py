@@ -70,8 +70,8 @@ def write_onnx(trained: Trained, folder: Path) -> None:
         import jax2onnx
     except ImportError as error:
         raise UserError(
-            "This format needs jax2onnx: in a clone of the project, "
-            'pip install ".[onnx]".'
+            "This format needs jax2onnx: in a clone of the project, and in an "
+            'environment of its own, pip install ".[onnx]".'
         ) from error
     tasks, variables = list(trained.run.kinds), jax.device_get(trained.variables)
     function = functools.partial(_answer(trained, "any"), variables)
