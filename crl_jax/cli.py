@@ -119,7 +119,7 @@ def add_processes(verb: argparse.ArgumentParser) -> None:
     """Adds the flags that say which processes compute together."""
     group = verb.add_argument_group(
         "several machines",
-        "Detected on Slurm, Open MPI, Kubernetes (indexed jobs) and TPU pods;\n"
+        "Detected on Slurm, Open MPI and Kubernetes (indexed jobs, TPU pods);\n"
         "elsewhere, give these flags to each process.",
     )
     group.add_argument("--coordinator", metavar="HOST:PORT", help="first process")

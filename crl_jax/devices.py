@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 from orbax.checkpoint import multihost
@@ -31,6 +31,8 @@ Tree = TypeVar("Tree")
 
 # Set to the number of processes if several were started for one program.
 _COUNTS_OF_PROCESSES = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
+# Set to the hosts of a TPU pod.
+_LISTS_OF_PROCESSES = ("TPU_WORKER_HOSTNAMES", "TPU_PROCESS_ADDRESSES")
 
 # How long the other processes wait for the first; if one dies, it ends them at once.
 _WEEK_MS = 7 * 24 * 3600 * 1000
@@ -50,8 +52,9 @@ def start(
     """Prepares JAX: once per process, before anything is computed.
 
     Compiled programs are kept on disk, in JAX_COMPILATION_CACHE_DIR or otherwise in the
-    user's cache folder, so that the next start need not compile them again. Processes
-    that Slurm, Open MPI, Kubernetes (indexed jobs) or a TPU pod started together find
+    user's cache folder, so that the next start need not compile them again. Several
+    processes keep them only in the former, which must be one folder for all. Processes
+    that Slurm, Open MPI or Kubernetes (indexed jobs, TPU pods) started together find
     each other; all but the first then print nothing. On a CPU, memory that was freed is
     kept for the next step (`mallopt`) and computation is synchronous, for the whole
     process.
@@ -70,7 +73,9 @@ def start(
             "--processes and --process need --coordinator=HOST:PORT, the address of "
             "the first process."
         )
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    # Only the first of several processes writes there. Those on other machines may not
+    # see it, and on GPUs would wait for it to choose kernels with them, for hours.
+    if alone and "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
         jax.config.update("jax_compilation_cache_dir", str(cache / "crl_jax/compiled"))
     _keep_freed_memory()
@@ -84,6 +89,12 @@ def start(
                 "--coordinator=HOST:PORT (of the first), --processes=N and "
                 "--process=0 to N - 1."
             ) from error
+    if jax.process_count() > 1 and not jax.distributed.is_initialized():
+        raise UserError(
+            f"This is one of {jax.process_count()} processes, which nothing here tells "
+            "of the others: give each of them --coordinator=HOST:PORT (of the first), "
+            "--processes=N and --process=0 to N - 1."
+        )
     console.quiet = not is_first()
 
 
@@ -126,7 +137,7 @@ def _in_cluster() -> bool:
     return (
         any(int(os.environ.get(name, 1)) > 1 for name in _COUNTS_OF_PROCESSES)
         or "JOB_COMPLETION_INDEX" in os.environ  # of Kubernetes
-        or "," in os.environ.get("TPU_WORKER_HOSTNAMES", "")
+        or any("," in os.environ.get(name, "") for name in _LISTS_OF_PROCESSES)
     )
 
 
@@ -181,8 +192,11 @@ def make_mesh(task_devices: int = 1, tasks: int = 1) -> Mesh:
             f"config.train.task_devices={task_devices} must divide both the {tasks} "
             f"tasks and the {local} devices of a process; 1 always does."
         )
-    shape = (jax.device_count() // task_devices, task_devices)
-    return jax.make_mesh(shape, (DATA_AXIS, TASK_AXIS))
+    # The devices of a process stay together, so that its share of a batch lies on them.
+    # `jax.make_mesh` arranges TPUs otherwise, and refuses devices of several machines.
+    ordered = sorted(jax.devices(), key=lambda d: (d.process_index, d.id))
+    grid = np.array(ordered).reshape(-1, task_devices)
+    return Mesh(grid, (DATA_AXIS, TASK_AXIS), axis_types=(AxisType.Explicit,) * 2)
 
 
 def check_batch_size(config: ConfigDict, mesh: Mesh) -> None:

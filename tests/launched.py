@@ -31,13 +31,14 @@ def start(
     *overrides: str,
     device_count: int = 1,
     python: Sequence[str] = ("-m", "crl_jax.main"),
+    within: Sequence[str] = (),
     **environment: str,
 ) -> subprocess.Popen[str]:
     """Starts a training of a tiny network on some CPU devices.
 
-    `python` is what Python is told to run.
+    `python` is what Python is told to run, and `within` a command that starts it.
     """
-    command = [sys.executable, *python]
+    command = [*within, sys.executable, *python]
     command += ["--config=configs/manifest.py", f"--workdir={directory}"]
     command += [
         "--config.model.depth=12",

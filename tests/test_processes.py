@@ -1,6 +1,7 @@
 """Several processes train one network, and one process goes on with what they left."""
 
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -23,11 +24,13 @@ OVERRIDES = [
 ]
 
 
-def start(solid_pictures, shards, directory, device_count, *flags):
+def start(solid_pictures, shards, directory, device_count, *flags, within=()):
     """Starts `crl_jax.main` on some CPU devices."""
     data = f"--config.data.manifest={solid_pictures}", f"--config.data.dir={shards}"
     return launched.start(
-        directory, *data, *OVERRIDES, *flags, device_count=device_count
+        *(directory, *data, *OVERRIDES, *flags),
+        device_count=device_count,
+        within=within,
     )
 
 
@@ -37,13 +40,16 @@ def free_address():
         return f"127.0.0.1:{free.getsockname()[1]}"
 
 
-def start_two(solid_pictures, shards, directory, *flags, second=()):
+def start_two(
+    solid_pictures, shards, directory, *flags, second=(), within=lambda process: ()
+):
     coordinator = f"--coordinator={free_address()}"
     return [
         start(
             *(solid_pictures, shards, directory, 2),
             *(coordinator, "--processes=2", f"--process={i}", *flags),
             *(second if i else ()),
+            within=within(i),
         )
         for i in range(2)
     ]
@@ -96,6 +102,28 @@ def test_two_processes_end_alike_and_the_first_alone_speaks(finished):
     alone = evaluation.evaluate(directory, "test")
     assert result["hue"]["count"] == alone["hue"]["count"] == 7
     assert result["hue"]["map"] == pytest.approx(alone["hue"]["map"])
+
+
+def test_two_machines_end_as_two_processes_of_one(
+    finished, solid_pictures, shards, tmp_path
+):
+    """JAX tells machines apart by what Linux names each of their starts."""
+    begin = 'mount --bind "$0" /proc/sys/kernel/random/boot_id && exec "$@"'
+    apart = ["unshare", "--mount", "--map-root-user", "sh", "-c", begin]
+
+    def machine(process):
+        name = tmp_path / f"boot{process}"
+        name.write_text(f"{process}0000000-0000-0000-0000-000000000000\n")
+        return [*apart, str(name)]
+
+    if shutil.which("unshare") is None or subprocess.call([*machine(0), "true"]):
+        pytest.skip("a process may not have a mount of its own here")
+    undisturbed, (expected, _) = finished
+    pair = start_two(solid_pictures, shards, tmp_path / "run", within=machine)
+    first, _ = [launched.finish(process) for process in pair]
+    assert first.splitlines()[-8:] == expected.splitlines()[-8:]
+    states = (launched.saved_state(run) for run in (undisturbed, tmp_path / "run"))
+    jax.tree.map(assert_near, *states)
 
 
 @pytest.mark.slow
@@ -168,6 +196,13 @@ for _ in range(3):
     assert file.read_text() == "010101"
 
 
+def test_a_process_among_several_that_nothing_tells_of(monkeypatch):
+    """As on TPU pods without Kubernetes, where the TPUs know of each other."""
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with pytest.raises(devices.UserError, match="one of 2 processes.*--coordinator"):
+        devices.start()
+
+
 def test_a_process_that_finds_no_other_says_so(monkeypatch):
     def refuse(*_):
         raise RuntimeError("deadline exceeded")
@@ -186,6 +221,7 @@ def test_a_process_that_finds_no_other_says_so(monkeypatch):
         ("JOB_COMPLETION_INDEX", "0", True),
         ("TPU_WORKER_HOSTNAMES", "a,b", True),
         ("TPU_WORKER_HOSTNAMES", "a", False),
+        ("TPU_PROCESS_ADDRESSES", "a:1,b:1", True),
     ],
 )
 def test_processes_of_a_cluster_are_detected(monkeypatch, name, value, several):
