@@ -37,6 +37,7 @@ class Checkpoints:
         self._damaged = workdir / "damaged"
         self._read_only = read_only
         orbax_log.drop_late_answers()
+        _write_from_one_device()
         devices.first_alone(self._check_scores)
         self._manager = self._open()
 
@@ -287,6 +288,16 @@ def _damage(folder: Path, found: str) -> UserError:
         f"The checkpoint {folder} is damaged ({found}). Start its training again: it "
         "goes on from the previous checkpoint."
     )
+
+
+def _write_from_one_device() -> None:
+    """Has Orbax write what all devices have from one of them, not a part from each.
+
+    It would compile the parting of every array at every start. And a device may round
+    differently than another, while the checksum is of one.
+    """
+    handler = ocp.type_handlers.ArrayHandler(use_replica_parallel=False)
+    ocp.type_handlers.register_type_handler(jax.Array, handler, override=True)
 
 
 def _content(state: TrainState) -> dict[str, Any]:

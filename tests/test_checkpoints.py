@@ -70,6 +70,32 @@ def check_damage(saved, folder, name, damage, rng, capsys):
     return step
 
 
+def test_devices_may_round_differently(saved, tmp_path):
+    """What is written is what one of them has."""
+    _, abstract, states = saved
+    leaves, tree = jax.tree.flatten(states[6])
+
+    def rounded_up(leaf, device):
+        """What a device has of it: all but the first have other last bits."""
+        array = np.array(leaf)
+        if device.id and array.dtype == np.float32:
+            array = np.nextafter(array, np.float32(np.inf))
+        return jax.device_put(array, device)
+
+    state = tree.unflatten(
+        jax.make_array_from_single_device_arrays(
+            leaf.shape, leaf.sharding, [rounded_up(leaf, d) for d in jax.devices()]
+        )
+        for leaf in leaves
+    )
+    with closing(Checkpoints(tmp_path)) as checkpoints:
+        checkpoints.save(state, 6)
+        checkpoints.wait()
+        step, found = checkpoints.restore_latest(abstract)
+    assert step == 6
+    chex.assert_trees_all_equal(found, states[6])
+
+
 def files_of_newest(saved):
     directory, _, _ = saved
     newest = (directory / "checkpoints" / "6").rglob("*")
