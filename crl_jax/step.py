@@ -158,7 +158,7 @@ def map_train_step(
     """
     batch_specs = P(DATA_AXIS)
     if of_runs:
-        step, batch_specs = jax.vmap(step), P(None, DATA_AXIS)
+        step, batch_specs = layers.over_runs(step), P(None, DATA_AXIS)
         specs = jax.tree.map(
             lambda spec: P(None, *spec), specs, is_leaf=lambda x: isinstance(x, P)
         )

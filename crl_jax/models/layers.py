@@ -34,6 +34,9 @@ _FEW = 4
 # The backend that layers are traced for; None: the one that they will run on.
 _backend = contextvars.ContextVar[str | None]("backend", default=None)
 
+# Whether they are traced for several runs side by side.
+_over_runs = contextvars.ContextVar[bool]("over_runs", default=False)
+
 
 @contextlib.contextmanager
 def traced_for(backend: str) -> Iterator[None]:
@@ -177,31 +180,79 @@ def means_of_powers(x: Array) -> tuple[Array, Array]:
     return sums[0] / count, sums[1] / count
 
 
-@functools.cache
-def _task_convolve(stride: int) -> Callable[[Array, Array], Array]:
-    """Returns `convolve` with its own rule for a `vmap` over tasks.
+Convolve = Callable[[Array, Array], Array]  # of pictures and kernel
 
-    JAX would batch a convolution over its kernels into a grouped convolution, which is
-    several times slower than the same convolutions one by one. Reverse mode works only
-    under `vmap`, so shared units use the plain `convolve`.
+
+def over_runs(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Returns the `vmap` of a function over runs, each with kernels of its own."""
+
+    def of_one(*inputs: Any) -> Any:
+        token = _over_runs.set(True)
+        try:
+            return function(*inputs)
+        finally:
+            _over_runs.reset(token)
+
+    return jax.vmap(of_one)
+
+
+# JAX would batch a convolution over its kernels into a grouped convolution, which is
+# several times slower than the same convolutions one by one; so convolutions have their
+# own rules for `vmap`.
+
+
+def _one_by_one(function: Callable[..., Any], under: Callable[..., Any]) -> Any:
+    """Returns a function that `vmap` makes several calls of.
+
+    Args:
+      function: of arrays.
+      under: what is called then; `function`, or what it is where another `vmap` may
+        reach it.
     """
+    mapped = jax.custom_batching.custom_vmap(function)
 
-    @jax.custom_batching.custom_vmap
-    def task_convolve(x: Array, kernel: Array) -> Array:
-        return convolve(x, kernel, stride)
-
-    @task_convolve.def_vmap
-    def one_by_one(
-        axis_size: int, in_batched: list[bool], x: Array, kernel: Array
-    ) -> tuple[Array, bool]:
+    @mapped.def_vmap
+    def each(axis_size: int, in_batched: list[bool], *inputs: Array) -> Any:
         def split(v: Array, batched: bool) -> list[Array]:
             # A split's gradient is a concatenation, that of v[t] is a padded sum.
             return list(jnp.unstack(v)) if batched else [v] * axis_size
 
-        inputs = zip(split(x, in_batched[0]), split(kernel, in_batched[1]), strict=True)
-        return jnp.stack([convolve(*of_task, stride) for of_task in inputs]), True
+        parts = zip(*map(split, inputs, in_batched), strict=True)
+        results = [under(*part) for part in parts]
+        stacked = jax.tree.map(lambda *found: jnp.stack(found), *results)
+        return stacked, jax.tree.map(lambda _: True, stacked)
 
-    return task_convolve
+    return mapped
+
+
+@functools.cache
+def _task_convolve(stride: int) -> Convolve:
+    """Returns `convolve` for a `vmap` over tasks.
+
+    Reverse mode works only under it, so shared units use the plain `convolve`.
+    """
+    plain = functools.partial(convolve, stride=stride)
+    return _one_by_one(plain, plain)
+
+
+@functools.cache
+def _run_convolve(stride: int) -> Convolve:
+    """Returns `convolve` for a `vmap` over runs, with or without one over tasks."""
+    plain = functools.partial(convolve, stride=stride)
+
+    def pull_back(x: Array, kernel: Array, y_bar: Array) -> Any:
+        return jax.vjp(plain, x, kernel)[1](y_bar)
+
+    forward, backward = (
+        _one_by_one(function, _one_by_one(function, function))
+        for function in (plain, pull_back)
+    )
+    run_convolve = jax.custom_vjp(forward)
+    run_convolve.defvjp(
+        lambda x, kernel: (forward(x, kernel), (x, kernel)),
+        lambda kept, y_bar: backward(*kept, y_bar),
+    )
+    return run_convolve
 
 
 def scale_and_shift(x: Array, factor: Array, summand: Array) -> Array:
@@ -298,8 +349,11 @@ class Conv(nn.Module):
             kernel = kernel * channels(scale)
         x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
         # Products of all tasks are one product with T as its batch dimension.
-        if self.in_branch and not _is_product(self.size, self.stride):
-            return _task_convolve(self.stride)(x, kernel)
+        if not _is_product(self.size, self.stride):
+            if _over_runs.get():
+                return _run_convolve(self.stride)(x, kernel)
+            if self.in_branch:
+                return _task_convolve(self.stride)(x, kernel)
         # XLA would not fuse a product with what is added next.
         alone = scale is None or self.in_branch
         return convolve(x, kernel, self.stride, as_product=alone)
