@@ -15,7 +15,7 @@ from crl_jax import losses, metrics, optim, weighting
 from crl_jax.data import Batch
 from crl_jax.gradients import make_differentiate
 from crl_jax.kinds import Kinds, losses_of
-from crl_jax.models import layers
+from crl_jax.models import layers, mapping
 from crl_jax.models.architecture import split_layers
 from crl_jax.models.network import DATA_AXIS, TASK_AXIS, MultitaskResNet
 from crl_jax.train_state import TrainState
@@ -158,7 +158,7 @@ def map_train_step(
     """
     batch_specs = P(DATA_AXIS)
     if of_runs:
-        step, batch_specs = layers.over_runs(step), P(None, DATA_AXIS)
+        step, batch_specs = mapping.over_runs(step), P(None, DATA_AXIS)
         specs = jax.tree.map(
             lambda spec: P(None, *spec), specs, is_leaf=lambda x: isinstance(x, P)
         )

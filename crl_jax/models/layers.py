@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 
-from crl_jax.models import cpu, gpu, windows, winograd, xla
+from crl_jax.models import cpu, gpu, mapping, windows, winograd, xla
 
 Array = jax.Array
 Dtype = Any
@@ -33,9 +33,6 @@ _FEW = 4
 
 # The backend that layers are traced for; None: the one that they will run on.
 _backend = contextvars.ContextVar[str | None]("backend", default=None)
-
-# Whether they are traced for several runs side by side.
-_over_runs = contextvars.ContextVar[bool]("over_runs", default=False)
 
 
 @contextlib.contextmanager
@@ -180,79 +177,11 @@ def means_of_powers(x: Array) -> tuple[Array, Array]:
     return sums[0] / count, sums[1] / count
 
 
-Convolve = Callable[[Array, Array], Array]  # of pictures and kernel
-
-
-def over_runs(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Returns the `vmap` of a function over runs, each with kernels of its own."""
-
-    def of_one(*inputs: Any) -> Any:
-        token = _over_runs.set(True)
-        try:
-            return function(*inputs)
-        finally:
-            _over_runs.reset(token)
-
-    return jax.vmap(of_one)
-
-
-# JAX would batch a convolution over its kernels into a grouped convolution, which is
-# several times slower than the same convolutions one by one; so convolutions have their
-# own rules for `vmap`.
-
-
-def _one_by_one(function: Callable[..., Any], under: Callable[..., Any]) -> Any:
-    """Returns a function that `vmap` makes several calls of.
-
-    Args:
-      function: of arrays.
-      under: what is called then; `function`, or what it is where another `vmap` may
-        reach it.
-    """
-    mapped = jax.custom_batching.custom_vmap(function)
-
-    @mapped.def_vmap
-    def each(axis_size: int, in_batched: list[bool], *inputs: Array) -> Any:
-        def split(v: Array, batched: bool) -> list[Array]:
-            # A split's gradient is a concatenation, that of v[t] is a padded sum.
-            return list(jnp.unstack(v)) if batched else [v] * axis_size
-
-        parts = zip(*map(split, inputs, in_batched), strict=True)
-        results = [under(*part) for part in parts]
-        stacked = jax.tree.map(lambda *found: jnp.stack(found), *results)
-        return stacked, jax.tree.map(lambda _: True, stacked)
-
-    return mapped
-
-
 @functools.cache
-def _task_convolve(stride: int) -> Convolve:
-    """Returns `convolve` for a `vmap` over tasks.
-
-    Reverse mode works only under it, so shared units use the plain `convolve`.
-    """
+def _mapped_convolve(stride: int, over_runs: bool) -> Callable[[Array, Array], Array]:
+    """Returns `convolve` for a `vmap` over tasks, over runs or over both."""
     plain = functools.partial(convolve, stride=stride)
-    return _one_by_one(plain, plain)
-
-
-@functools.cache
-def _run_convolve(stride: int) -> Convolve:
-    """Returns `convolve` for a `vmap` over runs, with or without one over tasks."""
-    plain = functools.partial(convolve, stride=stride)
-
-    def pull_back(x: Array, kernel: Array, y_bar: Array) -> Any:
-        return jax.vjp(plain, x, kernel)[1](y_bar)
-
-    forward, backward = (
-        _one_by_one(function, _one_by_one(function, function))
-        for function in (plain, pull_back)
-    )
-    run_convolve = jax.custom_vjp(forward)
-    run_convolve.defvjp(
-        lambda x, kernel: (forward(x, kernel), (x, kernel)),
-        lambda kept, y_bar: backward(*kept, y_bar),
-    )
-    return run_convolve
+    return mapping.for_runs(plain) if over_runs else mapping.for_tasks(plain)
 
 
 def scale_and_shift(x: Array, factor: Array, summand: Array) -> Array:
@@ -349,11 +278,9 @@ class Conv(nn.Module):
             kernel = kernel * channels(scale)
         x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
         # Products of all tasks are one product with T as its batch dimension.
-        if not _is_product(self.size, self.stride):
-            if _over_runs.get():
-                return _run_convolve(self.stride)(x, kernel)
-            if self.in_branch:
-                return _task_convolve(self.stride)(x, kernel)
+        over_runs = mapping.is_over_runs()
+        if not _is_product(self.size, self.stride) and (over_runs or self.in_branch):
+            return _mapped_convolve(self.stride, over_runs)(x, kernel)
         # XLA would not fuse a product with what is added next.
         alone = scale is None or self.in_branch
         return convolve(x, kernel, self.stride, as_product=alone)
