@@ -37,7 +37,6 @@ class Checkpoints:
         self._damaged = workdir / "damaged"
         self._read_only = read_only
         orbax_log.drop_late_answers()
-        _write_from_one_device()
         devices.first_alone(self._check_scores)
         self._manager = self._open()
 
@@ -56,7 +55,9 @@ class Checkpoints:
                 # Where folders cannot be made, threads would wait minutes for them.
                 async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
             )
-            return ocp.CheckpointManager(epath.Path(self._directory), options=options)
+            return ocp.CheckpointManager(
+                epath.Path(self._directory), options=options, item_handlers=_handler()
+            )
 
     @property
     def latest(self) -> int | None:
@@ -98,7 +99,7 @@ class Checkpoints:
         content = _content(state)
         saved = {"state": content, "checksums": _checksums(content)}
         try:
-            self._manager.save(step, args=ocp.args.StandardSave(saved), metrics=metrics)
+            self._manager.save(step, args=ocp.args.PyTreeSave(saved), metrics=metrics)
         except Exception as error:  # whatever the file system answers
             self._tell_of_failure(error)
 
@@ -174,7 +175,9 @@ class Checkpoints:
             lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=place), sums
         )
         abstract = {"state": content, "checksums": sums}
-        saved = self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
+        places = ocp.checkpoint_utils.construct_restore_args(abstract)
+        arguments = ocp.args.PyTreeRestore(abstract, restore_args=places)
+        saved = self._manager.restore(step, args=arguments)
         found = jax.device_get(_checksums(saved["state"]))
         if found != jax.device_get(saved["checksums"]):
             raise ValueError("its numbers are not those that were saved")
@@ -290,14 +293,15 @@ def _damage(folder: Path, found: str) -> UserError:
     )
 
 
-def _write_from_one_device() -> None:
-    """Has Orbax write what all devices have from one of them, not a part from each.
+def _handler() -> ocp.PyTreeCheckpointHandler:
+    """Returns what writes from one device what all have, not a part from each.
 
-    It would compile the parting of every array at every start. And a device may round
-    differently than another, while the checksum is of one.
+    Orbax would compile the parting of every array at every start. And a device may
+    round differently than another, while the checksum is of one.
     """
-    handler = ocp.type_handlers.ArrayHandler(use_replica_parallel=False)
-    ocp.type_handlers.register_type_handler(jax.Array, handler, override=True)
+    arrays = ocp.type_handlers.ArrayHandler(use_replica_parallel=False)
+    registry = ocp.type_handlers.create_type_handler_registry((jax.Array, arrays))
+    return ocp.PyTreeCheckpointHandler(type_handler_registry=registry)
 
 
 def _content(state: TrainState) -> dict[str, Any]:

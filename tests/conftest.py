@@ -22,6 +22,7 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 import jax
 import numpy as np
 import pytest
+from absl import logging
 from ml_collections import ConfigDict
 from PIL import Image
 
@@ -51,6 +52,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_sessionfinish() -> None:
     shutil.rmtree(os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
+
+
+@pytest.fixture(autouse=True)
+def libraries_log() -> None:
+    """A verb that an earlier test ran has switched off what libraries log."""
+    logging.set_verbosity(logging.WARNING)
 
 
 @pytest.fixture(scope="session")
