@@ -69,9 +69,17 @@ def factors(text):
 
 def test_no_product_of_every_other_pixel_and_no_grouped_convolution():
     """XLA for GPUs crashes at the first's gradient, and the second is slow."""
-    for runs in (1, 2):
-        text, _ = lowered("cuda", runs=runs, **{"model.branch_from": "res5b"})
-        assert set(re.findall(r"_group_count = (\d+)", text)) == {"1"}
+    keeps = {"model.frozen_batch_stats": True, "init.from": "weights, not read here"}
+    for runs, changes in (
+        (1, {}),
+        (2, {}),
+        (2, {"model.depth": 50, **keeps}),
+        (2, {"optim.weighting": "pcgrad"}),
+    ):
+        text, _ = lowered(
+            "cuda", runs=runs, **{"model.branch_from": "res5b", **changes}
+        )
+        assert set(re.findall(r"_group_count = (\d+)", text)) == {"1"}, changes
     text, _ = lowered("cuda", **{"model.branch_from": "stem"})
     assert not every_other(text) & factors(text)
     assert set(re.findall(r"_group_count = (\d+)", text)) == {"1"}

@@ -282,5 +282,5 @@ class Conv(nn.Module):
         if not _is_product(self.size, self.stride) and (over_runs or self.in_branch):
             return _mapped_convolve(self.stride, over_runs)(x, kernel)
         # XLA would not fuse a product with what is added next.
-        alone = scale is None or self.in_branch
+        alone = scale is None or self.in_branch or over_runs
         return convolve(x, kernel, self.stride, as_product=alone)

@@ -40,20 +40,17 @@ def for_tasks(convolve: Convolve) -> Convolve:
 
     Reverse mode works only under it, so shared units use the plain convolution.
     """
-    return _one_by_one(convolve, convolve)
+    return _one_by_one(convolve, under=convolve)
 
 
 def for_runs(convolve: Convolve) -> Convolve:
-    """Returns a convolution for a `vmap` over runs, with or without one over tasks."""
+    """Returns a convolution for a `vmap` over runs, and any others."""
 
     def pull_back(x: Array, kernel: Array, y_bar: Array) -> Any:
         return jax.vjp(convolve, x, kernel)[1](y_bar)
 
     # For reverse mode without any `vmap` over tasks, the gradient is told as well.
-    forward, backward = (
-        _one_by_one(function, _one_by_one(function, function))
-        for function in (convolve, pull_back)
-    )
+    forward, backward = _one_by_one(convolve), _one_by_one(pull_back)
     mapped = jax.custom_vjp(forward)
     mapped.defvjp(
         lambda x, kernel: (forward(x, kernel), (x, kernel)),
@@ -62,13 +59,14 @@ def for_runs(convolve: Convolve) -> Convolve:
     return mapped
 
 
-def _one_by_one(function: Callable[..., Any], under: Callable[..., Any]) -> Any:
+def _one_by_one(
+    function: Callable[..., Any], under: Callable[..., Any] | None = None
+) -> Any:
     """Returns a function of which `vmap` makes a call for each element.
 
     Args:
       function: of arrays.
-      under: what is called then; `function`, or what it is where another `vmap` may
-        reach it.
+      under: what is called then; by default the same, for a `vmap` around it.
     """
     mapped = jax.custom_batching.custom_vmap(function)
 
@@ -79,7 +77,7 @@ def _one_by_one(function: Callable[..., Any], under: Callable[..., Any]) -> Any:
             return list(jnp.unstack(v)) if batched else [v] * axis_size
 
         parts = zip(*map(split, inputs, in_batched), strict=True)
-        results = [under(*part) for part in parts]
+        results = [(under or mapped)(*part) for part in parts]
         stacked = jax.tree.map(lambda *found: jnp.stack(found), *results)
         return stacked, jax.tree.map(lambda _: True, stacked)
 
