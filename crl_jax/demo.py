@@ -12,8 +12,11 @@ import contextlib
 import errno
 import os
 import shutil
+import signal
 import socket
+import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -50,6 +53,9 @@ def serve(workdir: Path, host: str, port: int, title: str = "") -> None:
     from crl_jax.terminal import console
 
     with _listen(host, port) as listening, _uploads_of(listening):
+        if threading.current_thread() is threading.main_thread():
+            # The default ends the process at once, and leaves what was uploaded.
+            signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
         predictor = load(workdir)
         app = demo_page.app(predictor, title or workdir.resolve().name)
         # An open page keeps its connection; it is not waited for at the end.
@@ -59,7 +65,8 @@ def serve(workdir: Path, host: str, port: int, title: str = "") -> None:
         console.print(
             f"The page is at http://{host}:{port} (Ctrl-C stops it).", soft_wrap=True
         )
-        server.run(sockets=[listening])
+        # The server closes its socket before it has ended; nobody may listen there yet.
+        server.run(sockets=[listening.dup()])
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -89,13 +96,20 @@ def _uploads_of(listening: socket.socket) -> Iterator[None]:
     host, port = listening.getsockname()
     name = f"crl_jax-demo-{os.getuid()}-{host}-{port}"
     folder = Path(tempfile.gettempdir(), name)
-    if folder.exists():
-        shutil.rmtree(folder)
-    folder.mkdir(mode=0o700)
+    try:
+        if folder.exists():
+            shutil.rmtree(folder)
+        folder.mkdir(mode=0o700)
+    except OSError as error:
+        raise UserError(
+            f"Uploads cannot be kept in {folder} ({error.strerror or error}): delete "
+            "it, or give another --port."
+        ) from error
     os.environ["GRADIO_TEMP_DIR"] = str(folder)
     try:
         yield
     finally:
+        del os.environ["GRADIO_TEMP_DIR"]
         shutil.rmtree(folder, ignore_errors=True)
 
 
