@@ -16,7 +16,7 @@ the Hugging Face Hub expects it.
 """
 
 import json
-from contextlib import suppress
+import shutil
 from pathlib import Path
 
 from crl_jax import cli
@@ -50,16 +50,16 @@ def export(workdir: Path, what: dict[str, str], out: Path) -> None:
     is_new = not out.exists()
     try:
         out.mkdir(parents=True, exist_ok=True)
-        export_formats.FORMATS[what["format"]](trained, out)
+        # First, so that an export which is killed is known as one.
         export_files.write(contents, workdir, out, what)
-    except OSError as error:
-        raise UserError(
-            f"--out={out} cannot be written: {error.strerror or error}."
-        ) from error
-    except UserError:
+        export_formats.FORMATS[what["format"]](trained, out)
+    except BaseException as error:
         if is_new:
-            with suppress(OSError):  # there may be something in it
-                out.rmdir()
+            shutil.rmtree(out, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise UserError(
+                f"--out={out} cannot be written: {error.strerror or error}."
+            ) from error
         raise
 
 

@@ -17,9 +17,11 @@ from PIL import Image
 import crl_jax
 from crl_jax import export, networks, workdir
 from crl_jax.errors import UserError
-from crl_jax.inference import export_files, model_card
+from crl_jax.inference import export_files, export_formats, model_card
 
 PROJECT = Path(__file__).parents[1]
+# The second is of three letters beyond 16 bits, joined by letters that do not print.
+SOLIDS = "Solids 🍎 👨‍👩‍👧"
 NEEDS = {
     "onnx": ("jax2onnx", "onnxruntime"),
     "safetensors": ("safetensors",),
@@ -210,7 +212,7 @@ def test_any_number_of_pictures_at_a_time(trained, predictor, tmp_path):
 
 def test_card_says_what_the_hub_and_people_want_to_know(trained, tmp_path):
     export_to(
-        trained, tmp_path, "stablehlo", data_name="Solids 🍎", data_license="CC0: free"
+        trained, tmp_path, "stablehlo", data_name=SOLIDS, data_license="CC0: free"
     )
     card = (tmp_path / "README.md").read_text("utf-8")
     _, metadata, text = card.split("---\n", 2)
@@ -222,7 +224,7 @@ def test_card_says_what_the_hub_and_people_want_to_know(trained, tmp_path):
     (entry,) = fields["model-index"]
     found = {r["task"]["name"]: r["metrics"][0]["value"] for r in entry["results"]}
     assert found == {t: round(result[t]["top1"], 4) for t in ("hue", "number")}
-    assert {r["dataset"]["name"] for r in entry["results"]} == {"Solids 🍎"}
+    assert {r["dataset"]["name"] for r in entry["results"]} == {SOLIDS}
     assert "Licence of the data: CC0: free" in text
     assert f"| hue | 7 | {100 * result['hue']['top1']:.2f} |" in text
     if importlib.util.find_spec("huggingface_hub"):
@@ -346,6 +348,28 @@ def test_an_export_takes_the_place_of_an_earlier_one(trained, tmp_path):
         assert (out / "combinations.json").exists() == (name == "first")
         (run / "combinations.json").unlink(missing_ok=True)
     assert "# second: " in (out / "README.md").read_text("utf-8")
+
+
+@pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()])
+def test_an_export_that_was_interrupted_can_be_repeated(
+    trained, tmp_path, monkeypatch, error
+):
+    new, known = tmp_path / "new", tmp_path / "known"
+    export_to(trained, known, "stablehlo")
+    (known / "model.stablehlo").unlink()
+
+    def interrupted(trained, folder):
+        (folder / "model.stablehlo").write_bytes(b"a part of it")
+        raise error
+
+    with monkeypatch.context() as patched:
+        patched.setitem(export_formats.FORMATS, "stablehlo", interrupted)
+        for out in (new, known):
+            with pytest.raises((UserError, KeyboardInterrupt)):
+                export_to(trained, out, "stablehlo")
+    assert not new.exists()
+    export_to(trained, known, "stablehlo")
+    assert (known / "model.stablehlo").stat().st_size > 1000
 
 
 def test_several_processes_export_nothing(trained, tmp_path, monkeypatch):

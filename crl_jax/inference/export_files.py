@@ -95,10 +95,14 @@ def write(
 
 
 def _as_yaml(value: Any) -> str:
-    """Returns a value on one line, which is JSON, too."""
+    """Returns a value on one line: as JSON, but with YAML's escapes."""
+
+    def escaped(letter: str) -> str:
+        code = ord(letter)
+        return f"\\u{code:04x}" if code < 2**16 else f"\\U{code:08x}"
+
     text = json.dumps(value, ensure_ascii=False)
-    # YAML knows the escapes of JSON, but not those of letters beyond 16 bits.
-    return text if text.isprintable() else json.dumps(value)
+    return "".join(c if c.isprintable() else escaped(c) for c in text)
 
 
 def _title(workdir: Path, what: dict[str, str]) -> str:
