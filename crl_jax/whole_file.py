@@ -35,6 +35,9 @@ def replacing(path: Path, errors: str = "strict") -> Iterator[TextIO]:
             partial.unlink()
 
 
+_STREAMS = {"/dev/stdout": 1, "/dev/stderr": 2}
+
+
 class WholeFile:
     """A text file that a user named; use it in a `with` statement.
 
@@ -85,6 +88,9 @@ class WholeFile:
 def _open(path: Path) -> AbstractContextManager[TextIO]:
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, "it is a folder")
+    if str(path) in _STREAMS:  # maybe redirected to a file, which has more in it
+        stream = os.dup(_STREAMS[str(path)])
+        return open(stream, "w", newline="", encoding="utf-8")
     if path.exists() and not path.is_file():  # a device or a pipe
         return path.open("w", newline="", encoding="utf-8")
     # A link stays one.

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -380,3 +381,18 @@ def test_predictions_go_through_links_and_into_devices(tmp_path):
         os.close(write)
         assert pipe.read() == "through a pipe"
     assert sorted(tmp_path.iterdir()) == [link, target]
+
+
+def test_what_a_redirected_output_has_so_far_stays(tmp_path):
+    log = tmp_path / "log.txt"
+    log.write_text("earlier\n")
+    code = (
+        "from crl_jax.whole_file import WholeFile\n"
+        "print('before', flush=True)\n"
+        "with WholeFile('/dev/stdout', '--predictions') as file:\n"
+        "    file.write('rows\\n')\n"
+        "print('after')\n"
+    )
+    with log.open("a") as redirected:
+        subprocess.run([sys.executable, "-c", code], stdout=redirected, check=True)
+    assert log.read_text() == "earlier\nbefore\nrows\nafter\n"
