@@ -1,4 +1,4 @@
-"""Print what a network costs, before any data exists.
+"""Print what a network costs, for the classes of its data or those its config gives.
 
   python -m crl_jax.summary --config=configs/vso.py
 

@@ -19,26 +19,20 @@ VERBS = ["main", "evaluate", "predict", "joint", "report", "export", "demo", "su
 VERBS += ["compare", "data.inspect", "data.prepare", "data.vso"]
 
 
-@pytest.fixture(scope="module")
-def files():
-    """Names of the files that git would commit."""
-    listed = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
-        cwd=PROJECT,
-        capture_output=True,
-        text=True,
-    )
+def listed_by_git(*flags):
+    command = ["git", "ls-files", *flags]
+    listed = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True)
     if listed.returncode:
         pytest.skip("this is no git clone")
     return [name for name in listed.stdout.splitlines() if (PROJECT / name).is_file()]
 
 
 @pytest.fixture(scope="module")
-def distributions(files, tmp_path_factory):
-    """Folder of a wheel and an sdist of these files."""
+def distributions(tmp_path_factory):
+    """Folder of a wheel and an sdist of the files that git would commit."""
     folder = tmp_path_factory.mktemp("dist")
     clone = tmp_path_factory.mktemp("clone")
-    for name in files:
+    for name in listed_by_git("--cached", "--others", "--exclude-standard"):
         (clone / name).parent.mkdir(parents=True, exist_ok=True)
         (clone / name).write_bytes((PROJECT / name).read_bytes())
     # The wheel is built from the sdist, so that one that lacks a file is found out.
@@ -70,12 +64,13 @@ def run(installed, folder, *arguments):
     )
 
 
-def test_sdist_has_all_but_what_git_and_ci_need(files, distributions):
+def test_sdist_has_all_but_what_git_and_ci_need(distributions):
     (sdist,) = distributions.glob("*.tar.gz")
     with tarfile.open(sdist) as file:
         names = {name.partition("/")[2] for name in file.getnames()}
     assert {"LICENSE", "tests/test_packaging.py", "docs/data.md"} <= names
-    assert [name for name in files if name[0] != "." and name not in names] == []
+    committed = listed_by_git("--cached")
+    assert [name for name in committed if name[0] != "." and name not in names] == []
 
 
 def test_wheel_has_the_package_its_configs_and_nothing_else(installed):
