@@ -82,7 +82,7 @@ def make_differentiate(
             return batch_stats, (*method.split_gradients(gradients, pull_back), sums)
 
         old_stats, parts = state.variables["batch_stats"], config.train.accumulate
-        ahead = jnp.zeros(len(tasks))
+        ahead = jnp.zeros(len(tasks), jnp.float32)
         if method.looks_ahead:
             _, ahead = _accumulate(forwards, old_stats, batch, parts)
             ahead = lax.psum(ahead, DATA_AXIS)

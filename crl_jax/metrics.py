@@ -76,9 +76,10 @@ def zeros(kinds: Kinds) -> Sums:
     """Returns the sums over no examples."""
 
     def of_one() -> Sums:
-        logits = {task: jnp.zeros((1, kind.width)) for task, kind in kinds.items()}
-        labels = {t: jnp.asarray(kind.unlabelled(1)) for t, kind in kinds.items()}
-        return sums(kinds, logits, labels, dict.fromkeys(kinds, jnp.zeros(1)))
+        logits = {t: jnp.zeros((1, k.width), jnp.float32) for t, k in kinds.items()}
+        labels = {t: jnp.asarray(k.unlabelled(1)) for t, k in kinds.items()}
+        losses = dict.fromkeys(kinds, jnp.zeros(1, jnp.float32))
+        return sums(kinds, logits, labels, losses)
 
     shapes = jax.eval_shape(of_one)
     return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)

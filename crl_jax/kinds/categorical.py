@@ -71,8 +71,8 @@ class Categorical(Kind):
         return {
             "top1": jnp.sum(right, dtype=jnp.int32),
             "top5": jnp.sum(labelled & (rank < TOP), dtype=jnp.int32),
-            "class_count": jnp.sum(one_hot, axis=0),
-            "class_top1": jnp.sum(one_hot * right[:, None], axis=0),
+            "class_count": jnp.sum(one_hot, axis=0, dtype=jnp.int32),
+            "class_top1": jnp.sum(one_hot * right[:, None], axis=0, dtype=jnp.int32),
         }
 
     def answer(self, logits: Array) -> Array:

@@ -40,11 +40,11 @@ class BatchNorm(nn.Module):
           conv: the layer before this one.
           x: its input.
         """
-        shape = (conv.features,)
-        scale = self.param("scale", self.scale_init, shape, jnp.float32)
-        bias = self.param("bias", nn.initializers.zeros, shape, jnp.float32)
-        running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape)
-        running_var = self.variable("batch_stats", "var", jnp.ones, shape)
+        of = ((conv.features,), jnp.float32)
+        scale = self.param("scale", self.scale_init, *of)
+        bias = self.param("bias", nn.initializers.zeros, *of)
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, *of)
+        running_var = self.variable("batch_stats", "var", jnp.ones, *of)
         if not self.train:
             inverse_std = lax.rsqrt(running_var.value + self.epsilon)
             factor, summand = _fold(running_mean.value, inverse_std, scale, bias)

@@ -68,7 +68,7 @@ class CrossResidual(nn.Module):
             return jnp.asarray(pairs, jnp.float32)
 
         cross = self.param("weight", start) if self.learned else start()
-        weight = jnp.zeros((tasks, tasks, *one.shape))
+        weight = jnp.zeros((tasks, tasks, *one.shape), jnp.float32)
         return weight.at[targets, sources].set(cross)
 
 

@@ -31,7 +31,8 @@ class GradNorm(Weighting):
 
     def start(self) -> State:
         """Returns weights of 1, before any loss."""
-        return {"weight": jnp.ones(self.tasks), "first_loss": jnp.zeros(self.tasks)}
+        ones = jnp.ones(self.tasks, jnp.float32)
+        return {"weight": ones, "first_loss": jnp.zeros_like(ones)}
 
     def weights(self, state: State, losses: Array, seen: Array) -> Array:
         """Returns the weights as they are."""
@@ -70,9 +71,9 @@ class PCGrad(Weighting):
     ) -> tuple[State, Array]:
         """Returns the factor of each gradient in the sum of the projected ones."""
         gram = _relative(gram)
-        total = jnp.zeros(self.tasks)
+        total = jnp.zeros(self.tasks, gram.dtype)
         for i in range(self.tasks):
-            own = jnp.zeros(self.tasks).at[i].set(1.0)  # in terms of all gradients
+            own = jnp.zeros_like(total).at[i].set(1.0)  # in terms of all gradients
             for j in (*range(i + 1, self.tasks), *range(i)):
                 product = own @ gram[:, j]
                 share = product / jnp.maximum(gram[j, j], TINY)
@@ -99,7 +100,7 @@ class CAGrad(Weighting):
         """Returns how much of each gradient is in the direction."""
         gram = _relative(gram)
         count = jnp.maximum(jnp.sum(seen), 1)
-        equal = seen / count
+        equal = seen.astype(jnp.float32) / count
         radius = self.c * jnp.sqrt(jnp.maximum(equal @ gram @ equal, 0.0))
 
         def sweep(_: int, w: Array) -> Array:

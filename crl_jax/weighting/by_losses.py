@@ -22,7 +22,7 @@ class Uncertainty(Weighting):
 
     def start(self) -> State:
         """Returns variances of 1."""
-        return {"log_variance": jnp.zeros(self.tasks)}
+        return {"log_variance": jnp.zeros(self.tasks, jnp.float32)}
 
     def weights(self, state: State, losses: Array, seen: Array) -> Array:
         """Returns one over the variances."""
@@ -48,7 +48,7 @@ class DynamicWeightAverage(Weighting):
 
     def start(self) -> State:
         """Returns sums over no steps, and means of no epochs."""
-        zeros = jnp.zeros(self.tasks)
+        zeros = jnp.zeros(self.tasks, jnp.float32)
         means = {"last": zeros, "before": zeros}
         return means | {"sum": zeros, "count": zeros, "steps": jnp.zeros((), jnp.int32)}
 

@@ -63,7 +63,7 @@ class Weighting:
         """
         if not self.layers:
             return gradients, {}
-        (every,) = jax.vmap(pull_back)(jnp.eye(self.tasks))
+        (every,) = jax.vmap(pull_back)(jnp.eye(self.tasks, dtype=jnp.float32))
         wanted, _ = split_layers(every, self.layers)
         if self.combines:
             _, gradients = split_layers(gradients, self.layers)
@@ -108,7 +108,7 @@ class Weighting:
 
 def gram_matrix(gradients: Any, tasks: int) -> Array:
     """Returns the products `[T, T]` of gradients with a leading axis T."""
-    total = jnp.zeros((tasks, tasks))
+    total = jnp.zeros((tasks, tasks), jnp.float32)
     for leaf in jax.tree.leaves(gradients):
         rows = leaf.reshape(tasks, -1)
         total += rows @ rows.T
