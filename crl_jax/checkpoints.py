@@ -17,7 +17,7 @@ from etils import epath
 from jax import lax
 from orbax.checkpoint import checkpoint_managers as policies
 
-from crl_jax import devices, orbax_log
+from crl_jax import devices, library_logs
 from crl_jax.errors import UserError
 from crl_jax.terminal import LONG, console
 from crl_jax.train_state import TrainState
@@ -36,7 +36,7 @@ class Checkpoints:
         self._directory = (workdir / "checkpoints").resolve()
         self._damaged = workdir / "damaged"
         self._read_only = read_only
-        orbax_log.drop_late_answers()
+        library_logs.drop_late_answers()
         devices.first_alone(self._check_scores)
         self._manager = self._open()
 
@@ -44,7 +44,7 @@ class Checkpoints:
         best = policies.BestN(
             get_metric_fn=_score, n=1, keep_checkpoints_without_metrics=False
         )
-        with orbax_log.no_warnings():  # of what read_only says
+        with library_logs.no_warnings():  # of what read_only says
             options = ocp.CheckpointManagerOptions(
                 best_fn=_score,
                 preservation_policy=policies.AnyPreservationPolicy(

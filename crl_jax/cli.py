@@ -238,13 +238,19 @@ def value_of(name: str, text: str) -> Any:
     return value
 
 
+# Whether this process exists for a verb, and not for a user's own program.
+is_command = False
+
+
 def run(main: Callable[[], None]) -> None:
     """Runs a verb; a `UserError` is printed as one message, with exit status 2.
 
     A run that a signal stopped exits with 128 plus the signal's number, as in shells.
     """
     # What libraries log is not for users: their errors are raised, too.
+    global is_command
     logging.set_verbosity(logging.FATAL)
+    is_command = True
     try:
         main()
     except UserError as error:

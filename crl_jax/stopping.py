@@ -14,7 +14,7 @@ from typing import Any
 import jax
 from jax.experimental import multihost_utils
 
-from crl_jax import workdir
+from crl_jax import cli, workdir
 from crl_jax.errors import Diverged, Stopped
 from crl_jax.step import Report
 from crl_jax.terminal import console
@@ -28,6 +28,7 @@ class StopRequest:
 
     def __init__(self) -> None:
         self._signal: signal.Signals | None = None
+        self._interrupts = 0
 
     def listen(self, received: socket.socket) -> None:
         """Takes the number of each signal from `received`, until it is closed.
@@ -39,12 +40,24 @@ class StopRequest:
             if number[0] not in SIGNALS:
                 continue
             asked = signal.Signals(number[0])
-            if asked is signal.SIGINT and self._signal is signal.SIGINT:
-                console.show_cursor()  # which the progress bar hides
-                os._exit(128 + asked)  # the second Ctrl-C; a kill does no harm
+            again = ""
+            if asked is signal.SIGINT:
+                if self._signal is asked and cli.is_command:
+                    console.show_cursor()  # which the progress bar hides
+                    os._exit(128 + asked)  # the second Ctrl-C; a kill does no harm
+                does = "exits at once" if cli.is_command else "interrupts it"
+                again = f"; a second one {does}"
             self._signal = asked
-            again = "; a second one exits at once" if asked is signal.SIGINT else ""
             console.print(f"{asked.name}: stopping after this step{again}.")
+
+    def on_interrupt(self, *_: object) -> None:
+        """Raises KeyboardInterrupt at the second Ctrl-C in a user's own program.
+
+        It may be a notebook, whose variables would be lost if the process ended.
+        """
+        self._interrupts += 1
+        if self._interrupts > 1 and not cli.is_command:
+            raise KeyboardInterrupt
 
     def after(self, step: int) -> bool:
         """Whether to stop after `step`; the same in every process."""
@@ -94,8 +107,10 @@ def stop_request() -> Iterator[StopRequest]:
         with _handled({signal.SIGUSR1: _send_sigterm}):
             yield request
     else:
-        # These handlers do nothing, but without any a signal would not be passed on.
-        with _listening(request), _handled(dict.fromkeys(SIGNALS, lambda *_: None)):
+        # Most handlers do nothing, but without any a signal would not be passed on.
+        handlers = dict.fromkeys(SIGNALS, lambda *_: None)
+        handlers[signal.SIGINT] = request.on_interrupt
+        with _listening(request), _handled(handlers):
             yield request
 
 
@@ -123,7 +138,12 @@ def _listening(request: StopRequest) -> Iterator[None]:
 @contextmanager
 def _handled(handlers: Mapping[signal.Signals, Callable[..., None]]) -> Iterator[None]:
     """Sets handlers of signals until the block ends."""
-    before = {number: signal.signal(number, of) for number, of in handlers.items()}
+    before = {
+        number: signal.signal(number, handler)
+        for number, handler in handlers.items()
+        # One that was not set by Python could not be put back.
+        if signal.getsignal(number) is not None
+    }
     try:
         yield
     finally:

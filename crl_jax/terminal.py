@@ -52,11 +52,12 @@ class PlainConsole(Console):
 
         The reader may be gone, such as `tee` after Ctrl-C, or the disk be full.
         """
-        before, self._may_fall_silent = self._may_fall_silent, True
+        before = self._may_fall_silent, self.quiet
+        self._may_fall_silent = True
         try:
             yield
         finally:
-            self._may_fall_silent = before
+            self._may_fall_silent, self.quiet = before
 
     def on_broken_pipe(self) -> None:
         """Raises what was raised, in place of Rich's exit from whichever thread."""
@@ -75,6 +76,8 @@ class PlainConsole(Console):
             if not self._may_fall_silent:
                 raise
             self.quiet = True
+            with self.capture():  # forgets what could not be written
+                pass
             discard(self.file)
             try:
                 print(

@@ -26,6 +26,7 @@ from absl import logging
 from ml_collections import ConfigDict
 from PIL import Image
 
+from crl_jax import cli
 from crl_jax.config import default
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -55,9 +56,10 @@ def pytest_sessionfinish() -> None:
 
 
 @pytest.fixture(autouse=True)
-def libraries_log() -> None:
-    """A verb that an earlier test ran has switched off what libraries log."""
+def as_in_a_program() -> None:
+    """Undoes what a verb, which an earlier test ran, has set for the whole process."""
     logging.set_verbosity(logging.WARNING)
+    cli.is_command = False
 
 
 @pytest.fixture(scope="session")

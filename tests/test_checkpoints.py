@@ -14,7 +14,7 @@ import launched
 import numpy as np
 import pytest
 
-from crl_jax import evaluation, orbax_log, workdir
+from crl_jax import evaluation, library_logs, workdir
 from crl_jax.checkpoints import Checkpoints
 from crl_jax.errors import UserError
 from crl_jax.train import train
@@ -150,7 +150,7 @@ def test_arrays_that_were_not_begun_say_nothing(action, monkeypatch):
     said = []
     monkeypatch.setattr(sys, "unraisablehook", said.append)
     with warnings.catch_warnings(record=True, action=action) as warned:
-        orbax_log.drop_late_answers.__wrapped__()
+        library_logs.drop_late_answers.__wrapped__()
         if action == "error":
             warnings.simplefilter("error")  # as pytest does for each test
         _read_array_index_and_device_put()

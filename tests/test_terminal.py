@@ -48,7 +48,8 @@ def test_what_would_steer_a_terminal_is_shown_instead(capsys):
 
 def test_output_that_cannot_be_written_is_an_error_but_in_a_run(monkeypatch, capsys):
     full = open("/dev/full", "w")  # noqa: SIM115
-    monkeypatch.setattr(sys, "stdout", full)
+    for name in ("stdout", "__stdout__"):
+        monkeypatch.setattr(sys, name, full)
     console = terminal.PlainConsole()
     with console.may_fall_silent():
         console.print("lost")

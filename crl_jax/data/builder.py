@@ -285,7 +285,8 @@ def write_shards(builder: ManifestBuilder, beam_options: Any = None) -> Manifest
 
 def _opened_again(builder: ManifestBuilder) -> ManifestBuilder:
     """Returns the same data set as it is on disk now."""
-    return ManifestBuilder(config=builder.builder_config, data_dir=builder.root)
+    with quiet_preparation():
+        return ManifestBuilder(config=builder.builder_config, data_dir=builder.root)
 
 
 def _write(builder: ManifestBuilder, beam_options: Any) -> None:

@@ -237,7 +237,7 @@ def examples() -> list[Example]:
     return result
 
 
-class Digits(LocalBuilder):
+class Digits(LocalBuilder, skip_registration=True):  # type: ignore[call-arg]
     """TFDS builder of `examples`; raises `UserError` without scikit-learn."""
 
     VERSION = tfds.core.Version("1.0.0")

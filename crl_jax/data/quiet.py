@@ -10,7 +10,7 @@ import sys
 import threading
 from collections.abc import Iterator
 
-from absl import logging
+from crl_jax.library_logs import no_warnings
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -34,16 +34,14 @@ with no_stderr():
     import tensorflow as tf
     import tensorflow_datasets as tfds
 
-    tf.config.set_visible_devices([], "GPU")
+    with contextlib.suppress(RuntimeError):  # the user's program uses them already
+        tf.config.set_visible_devices([], "GPU")
 
 
 @contextlib.contextmanager
 def quiet_preparation() -> Iterator[None]:
     """Lets TFDS log only errors, and show its progress bar only in a terminal."""
-    tfds.display_progress_bar(sys.stderr.isatty())
-    level = logging.get_verbosity()
-    logging.set_verbosity(logging.ERROR)
-    try:
+    stderr = sys.stderr  # None in a process without one
+    tfds.display_progress_bar(stderr is not None and stderr.isatty())
+    with no_warnings():
         yield
-    finally:
-        logging.set_verbosity(level)
