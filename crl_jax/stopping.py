@@ -40,13 +40,13 @@ class StopRequest:
             if number[0] not in SIGNALS:
                 continue
             asked = signal.Signals(number[0])
-            again = ""
-            if asked is signal.SIGINT:
-                if self._signal is asked and cli.is_command:
+            if self._signal is asked is signal.SIGINT:
+                if cli.is_command:
                     console.show_cursor()  # which the progress bar hides
                     os._exit(128 + asked)  # the second Ctrl-C; a kill does no harm
-                does = "exits at once" if cli.is_command else "interrupts it"
-                again = f"; a second one {does}"
+                continue
+            does = "exits at once" if cli.is_command else "interrupts it"
+            again = f"; a second one {does}" if asked is signal.SIGINT else ""
             self._signal = asked
             console.print(f"{asked.name}: stopping after this step{again}.")
 
