@@ -66,6 +66,7 @@ _SHARES = (
     "optim.label_smoothing",
 )
 _DECAYS = ("optim.momentum", "optim.ema")
+_LARGEST_SIZE = 8192  # pixels; one such picture has 200 MB
 _LARGEST_SEED = 2**32 - 1  # larger ones would repeat these
 
 
@@ -226,6 +227,17 @@ def _check_values(config: ConfigDict) -> None:
         )
     if not min(config.data.std) > 0:
         raise UserError(f"config.data.std is {config.data.std}; all must be above 0.")
+    for name in ("data.mean", "data.std"):
+        if not 0 <= min(values[name]) <= max(values[name]) <= 1:
+            raise UserError(
+                f"config.{name} is {values[name]}; it is of pixels from 0 to 1: divide "
+                "what is of 0 to 255 by 255."
+            )
+    if config.data.image_size > _LARGEST_SIZE:
+        raise UserError(
+            f"config.data.image_size is {config.data.image_size}; the largest is "
+            f"{_LARGEST_SIZE}."
+        )
     if not all(0 < share < 1 for share in config.optim.decay_at):
         raise UserError(
             f"config.optim.decay_at is {config.optim.decay_at}; all must be between 0 "

@@ -50,7 +50,9 @@ def export(workdir: Path, what: dict[str, str], out: Path) -> None:
     is_new = not out.exists()
     try:
         out.mkdir(parents=True, exist_ok=True)
-        # First, so that an export which is killed is known as one.
+        # Whatever happens now, no network stands beside the labels of another, and an
+        # export which is killed is known as one.
+        export_formats.remove_networks(out)
         export_files.write(contents, workdir, out, what)
         export_formats.FORMATS[what["format"]](trained, out)
     except BaseException as error:

@@ -53,14 +53,16 @@ def read_combinations(
     content = json_files.read(path) if path.exists() else {"combinations": []}
     with _complete(path):
         combinations = np.array(content["combinations"], np.int64)
-        if classes is not None and combinations.size:
+        if classes is not None and len(combinations):
             sizes = [len(names) for names in classes.values()]
             if combinations.shape[1:] != (len(sizes),):
                 raise ValueError("other tasks")
             if np.any((combinations < 0) | (combinations >= sizes)):
                 raise ValueError("other labels")
-        weights = content.get("weights", {})
-        return combinations, {task: float(weights[task]) for task in weights}
+        weights = {t: float(w) for t, w in content.get("weights", {}).items()}
+        if not all(map(math.isfinite, weights.values())):
+            raise ValueError("no weights")
+        return combinations, weights
 
 
 def write_result(
@@ -107,7 +109,7 @@ def _complete(path: Path) -> Iterator[None]:
     """Turns what is wrong with a file that training writes anew into a `UserError`."""
     try:
         yield
-    except (KeyError, AttributeError, TypeError, ValueError) as error:
+    except (KeyError, AttributeError, TypeError, ValueError, OverflowError) as error:
         raise UserError(
             f"{path} is damaged: delete it, and the command that trained the run "
             "writes it again."

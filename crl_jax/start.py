@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import jax
+import numpy as np
 from ml_collections import ConfigDict
 
 from crl_jax import devices, models, trained, workdir
@@ -20,7 +21,7 @@ from crl_jax.train_state import TrainState
 def check(config: ConfigDict, network: MultitaskResNet) -> None:
     """Raises UserError if what `config.init.from` names does not suit a network.
 
-    Of a file, only the name is checked.
+    Of a file, that is all but the numbers.
     """
     origin = config.init["from"]
     path = Path(os.path.expanduser(origin))
@@ -28,7 +29,9 @@ def check(config: ConfigDict, network: MultitaskResNet) -> None:
         run = _read_run(origin, path)
         check_alike(origin, models.build(run.config, widths(run.kinds)), network)
     elif origin:
-        pretrained.check_file(path)
+        images = jax.ShapeDtypeStruct((1, *[config.data.image_size] * 2, 3), np.uint8)
+        here = jax.eval_shape(network.init, jax.random.key(0), images)
+        pretrained.check(path, network, here)
 
 
 def _read_run(origin: str, folder: Path) -> workdir.Run:

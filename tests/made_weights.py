@@ -43,8 +43,11 @@ def torch_tensors(network, seed=0):
     return OrderedDict((k, v.astype(np.float32)) for k, v in tensors.items())
 
 
-def write_pth(path, tensors, extra=b""):
-    """Writes what `torch.save` writes, with opcodes by hand."""
+def write_pth(path, tensors, extra=b"", after_each=b""):
+    """Writes what `torch.save` writes, with opcodes by hand.
+
+    `extra` comes at the end of the pickle, `after_each` after each tensor.
+    """
     out = io.BytesIO()
 
     def text(value):
@@ -64,7 +67,7 @@ def write_pth(path, tensors, extra=b""):
         storage += text("cpu") + number(array.size) + b"tQ"
         out.write(text(name) + b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage)
         out.write(number(0) + numbers(array.shape) + numbers(strides))
-        out.write(b"\x89ccollections\nOrderedDict\n)RtR")
+        out.write(b"\x89ccollections\nOrderedDict\n)RtR" + after_each)
     out.write(b"u" + extra + b".")
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("archive/data.pkl", out.getvalue())

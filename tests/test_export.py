@@ -17,7 +17,7 @@ from PIL import Image
 import crl_jax
 from crl_jax import export, networks, workdir
 from crl_jax.errors import UserError
-from crl_jax.inference import export_files, export_formats, model_card
+from crl_jax.inference import export_files, export_formats, exported, model_card
 
 PROJECT = Path(__file__).parents[1]
 # The second is of three letters beyond 16 bits, joined by letters that do not print.
@@ -179,6 +179,13 @@ def test_arrays_that_were_exported_are_loaded_as_a_run_is(
     with pytest.raises(UserError, match="exported network: give the folder of its run"):
         workdir.read(tmp_path)
     assert exported.without_cross_residuals()(photographs[0])[0].error is None
+    whole = (tmp_path / "config.json").read_bytes()
+    for labels in ("ab", ["a", "a"], ["a", 1], [{"a": 1}, "b"]):
+        config["labels"]["hue"] = labels
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        with pytest.raises(UserError, match=r"is damaged \(classes of hue that are"):
+            crl_jax.load(tmp_path)
+    (tmp_path / "config.json").write_bytes(whole)
     for file in ("config.json", "model.safetensors"):
         whole = (tmp_path / file).read_bytes()
         (tmp_path / file).write_bytes(whole[: len(whole) // 2])
@@ -192,6 +199,39 @@ def test_arrays_that_were_exported_are_loaded_as_a_run_is(
     safetensors.save_file(arrays, tmp_path / "model.safetensors")
     with pytest.raises(UserError, match=rf"{kernel} has the shape \(\d+, 1\), not \("):
         crl_jax.load(tmp_path)
+    arrays[kernel] = np.zeros((arrays[kernel].shape[0], 2), np.int8)
+    safetensors.save_file(arrays, tmp_path / "model.safetensors")
+    with pytest.raises(UserError, match=f"{kernel} is of int8"):
+        crl_jax.load(tmp_path)
+
+
+def test_a_network_is_never_beside_the_labels_of_another(
+    trained, tmp_path, monkeypatch
+):
+    export_to(trained, tmp_path, "safetensors")
+    (tmp_path / "saved_model").mkdir()
+    (tmp_path / "saved_model" / "saved_model.pb").touch()
+
+    def full(trained, folder):
+        raise OSError("No space left on device")
+
+    monkeypatch.setitem(export_formats.FORMATS, "stablehlo", full)
+    with pytest.raises(UserError, match="No space left"):
+        export_to(trained, tmp_path, "stablehlo")
+    left = {path.name for path in tmp_path.iterdir()}
+    assert "config.json" in left
+    assert not left & {"model.safetensors", "saved_model"}
+
+
+def test_a_frozen_network_is_loaded_wherever_it_began(trained, tmp_path):
+    export_to(trained, tmp_path, "safetensors")
+    found = crl_jax.load(trained[0]).trained
+    with found.run.config.unlocked():
+        found.run.config.init["from"], found.run.config.model.frozen = ".", "res3"
+    said = exported.description(found)["crl_jax"]
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"crl_jax": said}))
+    assert crl_jax.load(tmp_path).trained.step == found.step
 
 
 def test_any_number_of_pictures_at_a_time(trained, predictor, tmp_path):

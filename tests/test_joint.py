@@ -123,7 +123,9 @@ def test_the_weights_outlast_the_training_command(trained, new_config, tmp_path)
     np.testing.assert_array_equal(kept, combinations)
     assert kept_weights == weights
 
-    for damaged in ("[[0], [1, 2]]", "[[0], [1]]", "[[0, 7]]", "[[0, -1]]"):
+    wrong = ["[[0], [1, 2]]", "[[0], [1]]", "[[0, 7]]", "[[0, -1]]", "[[], []]"]
+    wrong += [f"[[1{30 * '0'}, 0]]", '[[0, 0]], "weights": {"hue": NaN}']
+    for damaged in wrong:
         (directory / "combinations.json").write_text(f'{{"combinations": {damaged}}}')
         for read in (crl_jax.load, joint.choose_weights):
             with pytest.raises(UserError, match="combinations.json is damaged: delete"):

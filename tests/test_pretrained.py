@@ -1,7 +1,9 @@
 """Imported weights: the same logits as the other framework; mistakes are answered."""
 
+import io
 import shutil
 import zipfile
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -9,9 +11,10 @@ import pytest
 from flax import traverse_util
 
 from crl_jax.errors import UserError
-from crl_jax.models import MultitaskResNet, pretrained
+from crl_jax.models import MultitaskResNet, pretrained, weight_files
 from crl_jax.models.imported import describe
 from crl_jax.models.transfer import transfer
+from crl_jax.train import train
 from tests.made_weights import torch_tensors, write_pth
 
 CLASSES = {"noun": 5, "anp": 7}
@@ -124,6 +127,31 @@ def test_a_pth_that_asks_for_memory_is_refused(network, variables, tmp_path):
         pretrained.load(path, network, variables)
 
 
+@pytest.mark.parametrize("name", ["count", "shape"])
+def test_a_pth_cannot_change_what_was_checked(network, variables, tmp_path, name):
+    """A pickle may set attributes of what it made; a tensor would get any memory."""
+    path = tmp_path / "a.pth"
+    state = b"}X" + len(name).to_bytes(4, "little") + name.encode() + b"K\x01s"
+    write_pth(path, torch_tensors(network), after_each=state + b"b")
+    with pytest.raises(UserError, match=r"cannot be read \(ValueError: it changes a T"):
+        pretrained.load(path, network, variables)
+
+
+def test_the_storage_of_a_pth_cannot_be_changed_or_be_another(tmp_path):
+    reader = weight_files._TensorUnpickler(io.BytesIO(), tmp_path / "a.pth")
+    storage = reader.persistent_load(("storage", "<f4", "0", "cpu", 8))
+    with pytest.raises(ValueError, match="it changes a _Storage"):
+        storage.__setstate__({"count": 2**31})
+    posing = SimpleNamespace(dtype="<f4", member="data/0", count=2**31)
+    with pytest.raises(ValueError, match="without a storage"):
+        reader._tensor(posing, 0, (8,), (1,))
+    shape, strides = [2, 4], [4, 1]
+    tensor = reader._tensor(storage, 0, shape, strides)
+    shape[0] = strides[0] = 10**6
+    reader._numbers = lambda _: np.arange(8, dtype=np.float32)
+    np.testing.assert_array_equal(tensor.read(), np.arange(8).reshape(2, 4))
+
+
 def test_numbers_that_are_damaged_name_the_file(network, variables, tmp_path):
     """Which is seen only when they are read, after all shapes were found to fit."""
     path = tmp_path / "a.pth"
@@ -191,6 +219,23 @@ def test_weights_of_another_depth_are_answered(network, variables, tmp_path):
     write_pth(tmp_path / "a.pth", fewer)
     with pytest.raises(UserError, match=r"lacks .*res5b.* weights belong to another"):
         pretrained.load(tmp_path / "a.pth", network, variables)
+    # Of a deeper one, and of units that have more in them.
+    for name in ("layer4.2.conv1.weight", "module.layer1.0.se.fc1.bias"):
+        write_pth(tmp_path / "a.pth", tensors | {name: tensors["bn1.bias"]})
+        with pytest.raises(UserError, match=rf"has {name}, and a ResNet-12 has no"):
+            pretrained.load(tmp_path / "a.pth", network, variables)
+
+
+def test_weights_that_do_not_fit_are_answered_before_anything_is_written(
+    network, new_config, tmp_path
+):
+    path, config = tmp_path / "a.pth", new_config()
+    write_pth(path, torch_tensors(network))
+    config.init["from"] = str(path)
+    config.data.dir = str(tmp_path / "shards")
+    with pytest.raises(UserError, match=r"conv1.weight is .* must match the weights"):
+        train(config, tmp_path / "run")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.pth"]
 
 
 @pytest.fixture(scope="module")

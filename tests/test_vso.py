@@ -343,6 +343,12 @@ def test_split_is_the_same_on_every_machine():
     assert vso_rules.split(picture("sad_dog", "1.jpg", "else/where")) == expected[0]
     decomposed = "e\u0301, u\u0308.jpg"  # as macOS may store it
     assert vso_rules.split(picture("sad_dog", decomposed)) == expected[5]
+    for name in names:  # the same however the pair is spelled
+        a, b = (
+            Picture(Anp(adjective, "man"), name, b"")
+            for adjective in ("ill-looking", "ill_looking")
+        )
+        assert vso_rules.split(a) == vso_rules.split(b)
 
 
 def test_split_is_stratified():

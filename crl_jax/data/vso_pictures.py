@@ -67,10 +67,8 @@ class Picture(NamedTuple):
         A running number, such as img2dataset gives, is no name: it becomes another
         picture's when the list changes.
         """
-        if self.url:
-            text = f"{fold(self.anp.name)}/{self.url}"
-        else:
-            text = f"{self.anp.name}/{self.file.rpartition('/')[2]}"
+        name = self.url or self.file.rpartition("/")[2]
+        text = f"{fold(self.anp.name)}/{name}"
         # macOS may store accents in another way.
         return hashlib.sha256(unicodedata.normalize("NFC", text).encode()).digest()
 

@@ -8,6 +8,7 @@ its numbers, `[B]`.
 
 import functools
 import logging
+import shutil
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -146,6 +147,19 @@ FORMATS: Mapping[str, Callable[[Trained, Path], None]] = {
     "saved_model": write_saved_model,
     "space": exported.write_arrays,
 }
+
+
+# Of all formats.
+_NETWORKS = ("model.stablehlo", "model.onnx", "model.safetensors", "saved_model")
+
+
+def remove_networks(folder: Path) -> None:
+    """Deletes the network that an earlier export to `folder` wrote, in any format."""
+    for name in _NETWORKS:
+        if (folder / name).is_dir():
+            shutil.rmtree(folder / name)
+        else:
+            (folder / name).unlink(missing_ok=True)
 
 
 def _images(trained: Trained, batch: Any) -> jax.ShapeDtypeStruct:

@@ -7,6 +7,7 @@ from types import ModuleType
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 from jax.sharding import Mesh, NamedSharding
@@ -43,6 +44,8 @@ def description(trained: Trained) -> dict[str, Any]:
     config = config_lib.without_places(trained.run.config)
     config.train.task_devices = 1
     config.model.sync_batch_norm = False
+    # Of training alone; and they would need the place of the weights it began with.
+    config.model.frozen, config.model.frozen_batch_stats = "none", False
     kinds = trained.run.kinds
     return {
         "step": trained.step,
@@ -100,6 +103,9 @@ def _check_shapes(
         k: x.shape for k, x in traverse_util.flatten_dict(whole, sep="/").items()
     }
     found = {name: array.shape for name, array in arrays.items()}
+    for name, array in arrays.items():
+        if not jnp.issubdtype(array.dtype, jnp.floating):
+            raise ValueError(f"{name} is of {array.dtype}")
     for name in sorted(expected.keys() | found.keys()):
         if found.get(name) != expected.get(name):
             raise ValueError(

@@ -55,10 +55,17 @@ def from_known(config: ConfigDict, known: Mapping[str, Any]) -> dict[str, Kind]:
     Raises:
       TypeError, ValueError, KeyError: what is known belongs to another kind.
     """
-    return {
+    kinds = {
         task: class_of(config, task).of(config.tasks.get(task, default_task()), of_task)
         for task, of_task in known.items()
     }
+    for task, kind in kinds.items():
+        no_list = isinstance(known[task], str)
+        if no_list or not all(isinstance(name, str) for name in kind.names):
+            raise TypeError(f"classes of {task} that are no list of texts")
+        if len(set(kind.names)) != len(kind.names):
+            raise ValueError(f"classes of {task} that are equal")
+    return kinds
 
 
 def widths(kinds: Kinds) -> dict[str, int]:

@@ -4,7 +4,8 @@ A trunk takes them as they are, each branch starts as a copy, and heads are new.
 here needs the library that a file comes from.
 """
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,8 +27,18 @@ _KERAS_EPSILON = 1.001e-5  # of Keras's batch norm; ours is 1e-5
 _KERAS_MEAN = (123.68, 116.779, 103.939)  # that Keras subtracts: red, green, blue
 
 
-def check_file(path: Path) -> None:
-    """Raises UserError if, judging by its name, `path` has no weights we can read."""
+def check(path: Path, network: MultitaskResNet, variables: Any) -> None:
+    """Raises what `load` would raise, as far as no number has to be read for that.
+
+    Args:
+      path: see `load`.
+      network: see `load`.
+      variables: shapes and dtypes suffice.
+    """
+    _check_fits(path, _source(path, network), network, _flat(variables))
+
+
+def _source(path: Path, network: MultitaskResNet) -> "_Source":
     if path.suffix not in _READERS:
         raise UserError(
             f"config.init.from={path}: weights are read from {', '.join(_READERS)}, or "
@@ -35,6 +46,7 @@ def check_file(path: Path) -> None:
         )
     if not path.is_file():
         raise UserError(f"config.init.from={path}: there is no such file.")
+    return _READERS[path.suffix](path, network)
 
 
 def load(path: Path, network: MultitaskResNet, variables: Any) -> Import:
@@ -50,9 +62,22 @@ def load(path: Path, network: MultitaskResNet, variables: Any) -> Import:
       UserError: there is no such file, it cannot be read, it is of another network, or
         a shape does not fit.
     """
-    check_file(path)
-    source = _READERS[path.suffix](path, network)
-    return _fill(path, source, network, variables)
+    source, flat = _source(path, network), _flat(variables)
+    new = _check_fits(path, source, network, flat)
+    result = Import(None, new=new, left=source.left, notes=source.notes)
+    for key, (name, _, read) in source.tensors.items():
+        if key not in flat:
+            result.left[name] = f"a ResNet-{network.depth} has no {'/'.join(key[1:])}"
+            continue
+        numbers = read().astype(np.float32)
+        flat[key] = np.ascontiguousarray(np.broadcast_to(numbers, flat[key].shape))
+        result.matched.append("/".join(key))
+    result.variables = traverse_util.unflatten_dict(flat)
+    return result
+
+
+def _flat(variables: Any) -> dict[Key, Any]:
+    return dict(traverse_util.flatten_dict(variables))
 
 
 @dataclass
@@ -64,17 +89,19 @@ class _Source:
     notes: list[str]
 
 
-def _fill(
-    path: Path, source: _Source, network: MultitaskResNet, variables: Any
-) -> Import:
-    flat = dict(traverse_util.flatten_dict(variables))
+def _check_fits(
+    path: Path, source: _Source, network: MultitaskResNet, flat: Mapping[Key, Any]
+) -> list[str]:
+    """Returns the paths of the arrays that a file has not, and heads and the like need.
+
+    Raises:
+      UserError: it lacks others, or a shape does not fit.
+    """
     stacked = network.stacked_layers
-    result = Import(None, left=source.left, notes=source.notes)
-    layers_missing = []
-    # All shapes are checked before any number is read.
+    new, layers_missing = [], []
     for key, leaf in flat.items():
         if key not in source.tensors:
-            result.new.append("/".join(key))
+            new.append("/".join(key))
             if key[1] != "head" and not key[1].endswith("_cross"):
                 layers_missing.append("/".join(key))
             continue
@@ -92,15 +119,7 @@ def _fill(
             f"{len(layers_missing) - 1} more arrays of a ResNet-{network.depth}: the "
             "weights belong to another network."
         )
-    for key, (name, _, read) in source.tensors.items():
-        if key not in flat:
-            result.left[name] = f"a ResNet-{network.depth} has no {'/'.join(key[1:])}"
-            continue
-        numbers = read().astype(np.float32)
-        flat[key] = np.ascontiguousarray(np.broadcast_to(numbers, flat[key].shape))
-        result.matched.append("/".join(key))
-    result.variables = traverse_util.unflatten_dict(flat)
-    return result
+    return new
 
 
 def _layers(network: MultitaskResNet) -> tuple[list[list[str]], bool]:
@@ -153,6 +172,8 @@ def _torch_source(path: Path, network: MultitaskResNet) -> _Source:
             key = (collection, *norms[layer], leaf)
             source.tensors[key] = (name, tensor.shape, tensor.read)
         else:
+            if re.match(r"layer\d+\.", layer) and weight != _COUNT:
+                raise _of_another(path, name, network)
             source.left[name] = _why_left(weight, layer in ("fc", "classifier"))
     return source
 
@@ -161,10 +182,20 @@ def _torch_kernel_reader(tensor: Tensor) -> Callable[[], np.ndarray]:
     return lambda: tensor.read().transpose(2, 3, 1, 0)
 
 
+_COUNT = "num_batches_tracked"
+
+
+def _of_another(path: Path, name: str, network: MultitaskResNet) -> UserError:
+    return UserError(
+        f"config.init.from={path} has {name}, and a ResNet-{network.depth} has no such "
+        "unit or layer: the weights belong to another network."
+    )
+
+
 def _why_left(weight: str, head: bool) -> str:
     if head:
         return "heads are new"
-    if weight == "num_batches_tracked":
+    if weight == _COUNT:
         return "a count that is not needed"
     return "no layer of this network"
 
@@ -209,6 +240,8 @@ def _keras_source(path: Path, network: MultitaskResNet) -> _Source:
         keras_layer, _, weight = name.partition("/")
         block, _, kind = keras_layer.rpartition("_")
         if block not in layers or kind not in ("conv", "bn"):
+            if re.match(r"conv\d+_block\d+_", keras_layer):
+                raise _of_another(path, name, network)
             head = keras_layer in ("predictions", "probs", "fc1000")
             source.left[name] = _why_left(weight, head)
             continue

@@ -22,8 +22,15 @@ from crl_jax.errors import UserError
 _LARGEST_PICKLE = 2**24  # bytes; the pickle of a ResNet-152 has 200 kB
 
 
+class _Unchangeable:
+    """What a pickle may make, but not change afterwards, when it has been checked."""
+
+    def __setstate__(self, state: Any) -> None:
+        raise ValueError(f"it changes a {type(self).__name__}")
+
+
 @dataclass(frozen=True)
-class Tensor:
+class Tensor(_Unchangeable):
     """A tensor in a file.
 
     Attributes:
@@ -96,7 +103,7 @@ def _safetensors(path: Path) -> Tensors:
 
 
 @dataclass(frozen=True)
-class _Storage:
+class _Storage(_Unchangeable):
     """Numbers in a `.pth`: their dtype, archive member and count."""
 
     dtype: str
@@ -146,7 +153,10 @@ class _TensorUnpickler(pickle.Unpickler):
     def _tensor(
         self, storage: _Storage, offset: int, shape: tuple[int, ...], *rest: Any
     ) -> Tensor:
-        strides = rest[0]
+        if not isinstance(storage, _Storage):
+            raise ValueError("a tensor without a storage")
+        # A list could be changed after the check.
+        shape, strides = tuple(shape), tuple(rest[0])
         last = offset + sum((n - 1) * s for n, s in zip(shape, strides, strict=True))
         if min((offset, *shape, *strides, 0)) < 0 or last >= max(storage.count, 1):
             raise ValueError(f"a tensor of shape {shape} outside its storage")
@@ -159,7 +169,7 @@ class _TensorUnpickler(pickle.Unpickler):
             )
             return np.array(view, np.float32)
 
-        return Tensor(tuple(shape), read)
+        return Tensor(shape, read)
 
     def _numbers(self, storage: _Storage) -> np.ndarray:
         with zipfile.ZipFile(self._archive) as archive:
