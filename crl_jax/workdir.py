@@ -20,7 +20,8 @@ from crl_jax.kinds import Kinds, class_names
 Classes = Mapping[str, Sequence[str]]
 
 # Fields that may change between two starts of the same run: they change neither the
-# network nor its updates (skip_nonfinite: only those that could not be made).
+# network nor its updates (skip_nonfinite: only those that could not be made;
+# task_devices: only what batch norm computes of a device's share of the batch).
 FREE = {
     "data.dir",
     "data.manifest",

@@ -20,7 +20,7 @@ from crl_jax.comparison.report import report
 from crl_jax.comparison.results import Results
 from crl_jax.comparison.runs import Outcome
 from crl_jax.errors import Diverged, UserError
-from crl_jax.kinds import Categorical
+from crl_jax.kinds import Categorical, Regression
 
 TASKS = ("hue", "number")
 
@@ -119,6 +119,31 @@ def test_a_comparison_needs_a_split_to_choose_on(config):
     blind = networks.with_settings(config, {"data.val_split": ""})
     with pytest.raises(UserError, match="chooses checkpoints on one split"):
         plan.make(blind, ["S", "X"], 1, [])
+    with pytest.raises(UserError, match="chooses checkpoints on one split"):
+        plan.make(config, ["S", "X"], 1, [("data.val_split", [""])])
+
+
+@pytest.mark.parametrize("val_split", ["test", "val+test", "test[:50%]"])
+def test_checkpoints_are_not_chosen_on_test_pictures(config, tmp_path, val_split):
+    seen = networks.with_settings(config, {"data.val_split": val_split})
+    for what in (
+        plan.make(seen, ["S", "X"], 1, []),
+        plan.make(config, ["S", "X"], 1, [("data.val_split", [val_split])]),
+    ):
+        with pytest.raises(UserError, match="test_split=test shares pictures with"):
+            runs.plan_runs(what, tmp_path)
+
+
+def test_two_values_do_not_share_a_folder(config):
+    with pytest.raises(UserError, match=r"init.from=a/b and X init.from=a_b would be"):
+        plan.make(config, ["X"], 1, [("init.from", ["a/b", "a_b"])])
+
+
+def test_all_runs_of_a_comparison_choose_from_as_many_checkpoints(compared, config):
+    directory, _ = compared
+    rarely = networks.with_settings(config, {"train.eval_every": 2})
+    with pytest.raises(UserError, match="begun with config.train.eval_every=1, now"):
+        runs.plan_runs(plan.make(rarely, ["S", "M"], 1, []), directory)
 
 
 def test_sweeps_are_read_from_text():
@@ -420,6 +445,62 @@ def test_the_report_says_all_that_was_asked(config, tmp_path):
     assert tags.open == []
     assert tags.seen.count("img") == 2
     assert tags.seen.count("table") == text.count("| --- |")
+
+
+def test_parameters_are_compared_with_s_of_the_same_size(config, tmp_path):
+    what = plan.make(config, ["S", "X"], 1, [("model.width", [0.5])])
+    count = {"S": 4000, "X": 1000, "S model.width=0.5": 800, "X model.width=0.5": 600}
+    costs = {
+        v: measurements.Measurement(count[v.label], 2e9, 0.02, 3_000_000, "1 cpu")
+        for v in what.configs
+    }
+    outcomes = [outcome(v, 0, hue=0.5, number=0.4, joint=0.3) for v in what.configs]
+    results = Results.of(what, {t: Categorical(("a", "b")) for t in TASKS}, outcomes)
+    text = document.markdown(report(results, costs, {}, [], tmp_path), tmp_path)
+    rows = text.split("| saved against S |")[1].splitlines()
+    saved = {row.split(" | ")[0][2:]: row.split(" | ")[2] for row in rows[2:6]}
+    assert saved == {
+        **{"S": "0.0%", "X": "75.0%"},
+        **{"S model.width=0.5": "0.0%", "X model.width=0.5": "25.0%"},
+    }
+
+
+def test_a_regression_is_not_called_by_its_error_where_its_goodness_stands(
+    config, tmp_path
+):
+    by_age = networks.with_settings(config, {"train.best_by": "age"})
+    what = plan.make(by_age, ["S", "X"], 1, [("optim.learning_rate", [0.3])])
+    numbers = {"count": 10, "mae": 2.0, "pearson": 0.5}
+    outcomes = [
+        Outcome(v, 0, None, 5, {"age": 2.0}, {"age": numbers}) for v in what.configs
+    ]
+    results = Results.of(what, {"age": Regression(30.0, 4.0)}, outcomes)
+    cost = measurements.Measurement(1000, 2e9, 0.02, 3_000_000, "1 cpu")
+    blocks = report(results, dict.fromkeys(what.configs, cost), {}, [], tmp_path)
+    text = document.markdown(blocks, tmp_path)
+    assert "| val, age: 1 − MAE / standard deviation, % |" in text
+    assert "chosen by 1 − MAE / standard deviation of age" in text
+    assert "| X | 0.3 | 50.00 |" in text
+
+
+def test_a_task_without_test_labels_is_left_out_of_the_gain(config, tmp_path):
+    what = plan.make(config, ["S", "X"], 1, [])
+    outcomes = []
+    for variant in what.configs:
+        test = {
+            "hue": {"count": 10, "top1": 0.5 if variant.network == "S" else 0.6},
+            "number": {"count": 0, "top1": np.nan},
+            "joint": {"count": 0, "top1": np.nan},
+        }
+        test["hue"]["top5"] = test["number"]["top5"] = np.nan
+        outcomes.append(Outcome(variant, 0, None, 5, {"hue": 0.5, "number": 0.5}, test))
+    kinds = {task: Categorical(("a", "b")) for task in TASKS}
+    results = Results.of(what, kinds, outcomes)
+    np.testing.assert_allclose(results.gain(Variant("X")), [20])
+    cost = measurements.Measurement(1000, 2e9, 0.02, 3_000_000, "1 cpu")
+    blocks = report(results, dict.fromkeys(what.configs, cost), {}, [], tmp_path)
+    text = document.markdown(blocks, tmp_path)
+    assert "Left out, since no test picture has a label: number." in text
 
 
 @pytest.mark.parametrize("names", ["MX", "X"])

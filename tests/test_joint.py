@@ -93,6 +93,7 @@ def test_a_run_keeps_the_weights_and_predicts_with_them(
     for task in ("hue", "number", "joint"):
         assert judged[task].alone == pytest.approx(result[task]["top1"])
     printed = capsys.readouterr().out
+    assert "Warning" not in printed
     assert "Top-1 in percent, split test" in printed
     assert "all heads together" in printed
     combinations, weights = run_files.read_combinations(directory)
@@ -132,6 +133,16 @@ def test_the_weights_outlast_the_training_command(trained, new_config, tmp_path)
                 read(directory)
     run_files.write_combinations(directory, combinations)
     assert run_files.read_combinations(directory)[1] == {}
+
+
+def test_it_is_said_if_the_weights_were_chosen_on_what_is_judged(
+    trained, tmp_path, capsys
+):
+    directory = tmp_path / "run"
+    shutil.copytree(trained[0], directory)
+    joint.choose_weights(directory, "val[:50%]")
+    printed = capsys.readouterr().out
+    assert "Warning: the split val[:50%] shares pictures with val, by which" in printed
 
 
 def test_weights_are_not_chosen_on_pictures_without_labels(

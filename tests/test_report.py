@@ -218,7 +218,11 @@ def test_names_are_escaped_wherever_they_stand(findings):
 
 
 @pytest.mark.parametrize(
-    ("low", "high"), [(0, 1), (0, 7.3), (-2, 0.001), (0, 0), (3, 12345), (0, 1e-9)]
+    ("low", "high"),
+    [
+        *((0, 1), (0, 7.3), (-2, 0.001), (0, 0), (3, 12345), (0, 1e-9)),
+        *((1e5, 1e5 + 40), (12338.2, 12344), (0, 25_000), (1e17, 1e17), (-3e9, 7e9)),
+    ],
 )
 def test_ticks_are_few_even_and_enclose(low, high):
     found = charts.ticks(low, high)
@@ -227,6 +231,28 @@ def test_ticks_are_few_even_and_enclose(low, high):
     assert 2 <= len(found) <= 8
     steps = np.diff(found)
     np.testing.assert_allclose(steps, steps[0])
+    texts = charts.tick_labels(found)
+    assert len(set(texts)) == len(texts)
+    numbers = [float(text.replace(",", "")) for text in texts]
+    np.testing.assert_allclose(numbers, found, rtol=1e-9, atol=1e-12)
+
+
+def test_steps_are_written_out():
+    assert charts.tick_labels(charts.ticks(0, 25_000))[-1] == "25,000"
+
+
+def test_a_scatter_has_a_dot_for_each_example_up_to_a_limit():
+    for count, dots in ((1, 1), (3000, 3000), (3001, 1501)):
+        numbers = np.arange(count)
+        chart = charts.scatter_chart("age", numbers, numbers)
+        circles = list(chart.iter("circle"))
+        assert len(circles) == dots
+
+
+def test_a_grid_of_very_many_labels_is_left_out(findings, monkeypatch):
+    assert run_page.grid(findings) is not None
+    monkeypatch.setattr(run_page, "_LARGEST_GRID", 3)
+    assert run_page.grid(findings) is None
 
 
 def test_axes_say_the_numbers_that_they_show():
@@ -234,7 +260,7 @@ def test_axes_say_the_numbers_that_they_show():
     numbers = np.array([0.0, 0.5, 1.0])
     scatter = charts.scatter_chart("score", numbers, numbers)
     texts = [text.text for text in scatter.iter("text")]
-    assert texts == 2 * ["0", "0.2", "0.4", "0.6", "0.8", "1"] + ["label"]
+    assert texts == 2 * ["0.0", "0.2", "0.4", "0.6", "0.8", "1.0"] + ["label"]
     short = charts.line_chart("loss", [charts.Curve("train", [1], [0.5])])
     assert "100" not in [text.text for text in short.iter("text")]
     share = charts.reliability_diagram("hue", "", numbers, numbers, np.array([1, 2, 1]))

@@ -109,13 +109,6 @@ def make(
       UserError: no such network, field or value; two networks are the same; or a split
         is missing.
     """
-    for split in ("val_split", "test_split"):
-        if not config.data[split]:
-            raise UserError(
-                f"config.data.{split} is empty: a comparison chooses checkpoints on "
-                "one split and reports results on another. Part of a split is written "
-                "train[90%:]."
-            )
     # Of a task that only the data name, the config has no settings yet.
     missing = {field for field, _ in sweeps} - dict(config_lib.fields(config)).keys()
     defaults = {field: config_check.expected_value(field) for field in missing}
@@ -137,7 +130,31 @@ def make(
                 changed = networks.with_settings(config, settings | {field: value})
                 if config_lib.differences(changed, configs[Variant(name)]):
                     configs[Variant(name, field, value)] = changed
+    for variant in configs:
+        _check_splits(configs[variant])
+    _check_folders(list(configs))
     return Plan(configs, seeds)
+
+
+def _check_splits(config: ConfigDict) -> None:
+    for split in ("val_split", "test_split"):
+        if not config.data[split]:
+            raise UserError(
+                f"config.data.{split} is empty: a comparison chooses checkpoints on "
+                "one split and reports results on another. Part of a split is written "
+                "train[90%:]."
+            )
+
+
+def _check_folders(variants: list[Variant]) -> None:
+    labels: dict[str, str] = {}
+    for variant in variants:
+        other = labels.setdefault(variant.folder, variant.label)
+        if other != variant.label:
+            raise UserError(
+                f"{other} and {variant.label} would be kept in one folder, "
+                f"{variant.folder}: give one of the values another name."
+            )
 
 
 def _check_differ(configs: dict[Variant, ConfigDict]) -> None:

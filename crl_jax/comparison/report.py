@@ -18,7 +18,7 @@ from crl_jax.comparison.document import (
     Table,
 )
 from crl_jax.comparison.measurements import STEPS, Measurement
-from crl_jax.comparison.plan import BASELINE, Variant
+from crl_jax.comparison.plan import BASELINE, Plan, Variant
 from crl_jax.comparison.results import Results
 from crl_jax.networks import MEANINGS
 
@@ -51,7 +51,7 @@ def report(
         *_accuracies(results, base),
         *_differences(results, base),
         *_gain(results, base),
-        *_costs(costs),
+        *_costs(costs, results.plan),
         *(block for field in fields for block in _sweep(results, field, folder)),
         *_learned(cross_weights, folder),
     ]
@@ -161,6 +161,8 @@ def _gain(results: Results, base: Sequence[Variant]) -> list[Block]:
         f"{titles} and b that of {BASELINE} with the same seed{turned} (Maninis et al. "
         "2019, equation 4). Above zero the network is better than one network per task."
     )
+    if left := ", ".join(t for t in results.kinds if t not in results.tested):
+        text += f" Left out, since no test picture has a label: {left}."
     return [
         Heading("Multitask gain Δm"),
         Paragraph(text),
@@ -168,13 +170,12 @@ def _gain(results: Results, base: Sequence[Variant]) -> list[Block]:
     ]
 
 
-def _costs(costs: Mapping[Variant, Measurement]) -> list[Block]:
-    baseline = costs.get(Variant(BASELINE))
+def _costs(costs: Mapping[Variant, Measurement], plan: Plan) -> list[Block]:
     rows = [
         [
             variant.label,
             f"{cost.parameters:,}",
-            *([_saved(cost, baseline)] if baseline else []),
+            *([_saved(costs, variant, plan)] if plan.has_baseline else []),
             f"{cost.flops / 1e9:.3f}",
             f"{1000 * cost.step_seconds:,.1f}",
             f"{cost.step_bytes / 1e6:.0f}",
@@ -183,7 +184,7 @@ def _costs(costs: Mapping[Variant, Measurement]) -> list[Block]:
     ]
     columns = [
         *("network", "parameters"),
-        *([f"saved against {BASELINE}"] if baseline else []),
+        *([f"saved against {BASELINE}"] if plan.has_baseline else []),
         *("GFLOPs per picture", "ms per step", "MB per step"),
     ]
     device = next(iter(costs.values())).device
@@ -196,8 +197,11 @@ def _costs(costs: Mapping[Variant, Measurement]) -> list[Block]:
     return [Heading("Cost"), Table(columns, rows), Paragraph(text)]
 
 
-def _saved(cost: Measurement, baseline: Measurement) -> str:
-    share = 1 - cost.parameters / baseline.parameters
+def _saved(costs: Mapping[Variant, Measurement], variant: Variant, plan: Plan) -> str:
+    baseline = plan.counterpart(variant, BASELINE)
+    if baseline is None or baseline not in costs:
+        return "–"
+    share = 1 - costs[variant].parameters / costs[baseline].parameters
     return f"{100 * share:.1f}%".replace("-", "−")
 
 
@@ -220,7 +224,7 @@ def _sweep(results: Results, field: str, folder: Path) -> list[Block]:
         ]
         for variant in swept
     ]
-    by = "mean of tasks" if results.best_by == "mean" else results.best_by
+    by = wording.best_by(results)
     columns = ["network", field, f"val, {by}", *wording.columns(results)]
     note = []
     if results.plan.has_baseline:

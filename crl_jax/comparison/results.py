@@ -107,7 +107,13 @@ class Results:
         return statistics.multitask_gain(self._measured(variant), there, lower)
 
     def _measured(self, variant: Variant) -> dict[str, np.ndarray]:
-        return {task: self.test(variant, task) for task in self.kinds}
+        return {task: self.test(variant, task) for task in self.tested}
+
+    @property
+    def tested(self) -> list[str]:
+        """The tasks that have labels in the test split."""
+        some = next(iter(self.outcomes.values()))[0]
+        return [task for task in self.kinds if some.test[task]["count"]]
 
     @property
     def columns(self) -> list[str]:

@@ -49,10 +49,18 @@ def plan_runs(plan: Plan, directory: Path) -> list[PlannedRun]:
             for seed in plan.seeds_of(variant)
         }
         config, data, _, _ = run_check.check(config, seeds.values())
+        if data.share(config.data.val_split, config.data.test_split):
+            raise UserError(
+                f"config.data.test_split={config.data.test_split} shares pictures with "
+                f"config.data.val_split={config.data.val_split}: checkpoints would be "
+                "chosen on what they are judged by. Part of a split is written "
+                "train[90%:]."
+            )
         for seed, folder in seeds.items():
             seeded = networks.with_settings(config, {"train.seed": seed})
             run = workdir.Run(seeded, data.kinds, data.identity)
             workdir.check_free(folder, run)
+            _check_alike(folder, run)
             planned.append(PlannedRun(variant, seed, folder, run))
     tasks = {
         tuple((task, kind.name) for task, kind in run.run.kinds.items())
@@ -63,6 +71,24 @@ def plan_runs(plan: Plan, directory: Path) -> list[PlannedRun]:
             "The sweep changes the tasks: compare networks for the same tasks."
         )
     return sorted(planned, key=lambda run: run.seed)
+
+
+def _check_alike(folder: Path, run: workdir.Run) -> None:
+    """Raises UserError if a run was begun under what another run may change midway.
+
+    The checkpoints to choose from, and what batch norm computes of a device's share,
+    must be the same for all that is compared.
+    """
+    if not (workdir.has_checkpoint(folder) or workdir.is_done(folder)):
+        return
+    there, now = workdir.read(folder).config.train, run.config.train
+    for name in ("eval_every", "task_devices"):
+        if there[name] != now[name]:
+            raise UserError(
+                f"{folder} was begun with config.train.{name}={there[name]}, now it is "
+                f"{now[name]}: what is compared must have the same. Give that value, "
+                "or another --workdir."
+            )
 
 
 def train_missing(planned: list[PlannedRun], together: int) -> None:

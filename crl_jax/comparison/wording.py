@@ -36,9 +36,18 @@ def units(results: Results) -> str:
 def chosen_by(results: Results, best_by: str) -> str:
     """Returns what checkpoints were chosen by, in words."""
     if best_by != "mean":
-        return f"{results.judged[best_by].title} of {best_by}"
+        return f"{results.kinds[best_by].goodness_title} of {best_by}"
     titles = dict.fromkeys(kind.goodness_title for kind in results.kinds.values())
     return f"the tasks' mean {' and '.join(titles)}"
+
+
+def best_by(results: Results) -> str:
+    """Returns what the score of a checkpoint is of, as the title of a column."""
+    if results.best_by == "mean":
+        return "mean of tasks"
+    if results.judged[results.best_by].is_share:
+        return results.best_by
+    return f"{results.best_by}: {results.kinds[results.best_by].goodness_title}, %"
 
 
 def by_measure(results: Results, count: int) -> dict[Measure, list[str]]:

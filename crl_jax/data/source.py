@@ -127,6 +127,10 @@ class Source:
         """Returns a warning if val or test of prepared data has pictures of train."""
         return splits.overlap(config, self.builder.info.splits)
 
+    def share(self, a: str, b: str) -> bool:
+        """Returns whether two splits are known to have a picture in common."""
+        return bool(self.splits) and splits.share(a, b, self.splits)
+
     def doubts(self) -> list[str]:
         """Returns a line for what a list may not have meant as it is read."""
         if self.manifest is None:

@@ -60,6 +60,11 @@ def overlap(config: ConfigDict, splits: Splits) -> str:
     )
 
 
+def share(a: str, b: str, splits: Splits) -> bool:
+    """Returns whether two split strings have an example in common."""
+    return _meet(parts_of(a, splits), parts_of(b, splits))
+
+
 def _meet(a: list[tuple[str, range]], b: list[tuple[str, range]]) -> bool:
     """Returns whether two results of `parts_of` have an example in common."""
     return any(

@@ -173,6 +173,12 @@ def choose_weights(
         f"them from {workdir / 'combinations.json'}.",
         soft_wrap=True,
     )
+    if judged_on.source.share(validation, judged_on.split):
+        console.print(
+            f"Warning: the split {judged_on.split} shares pictures with {validation}, "
+            "by which the weights were chosen: the last column is too high.",
+            soft_wrap=True,
+        )
     return judged
 
 

@@ -20,7 +20,7 @@ _MAX_SIDE = 520  # of a heat map, if the smallest cells allow it
 _WIDE, _NARROW = 11, 7
 _ALSO_WIDE = "mw…@%&æœжмфшщыю"  # beside capitals and East Asian letters
 _LONGEST = 24  # letters of a name
-_DOTS = 3000  # at most
+DOTS = 3000  # at most, in a figure
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def scatter_chart(title: str, labels: np.ndarray, predicted: np.ndarray) -> Elem
     """
     labels, predicted = labels.astype(float), predicted.astype(float)
     known = np.flatnonzero(np.isfinite(predicted))
-    known = known[:: 1 + len(known) // _DOTS]
+    known = known[:: -(-len(known) // DOTS) or 1]
     x, y = labels[known], predicted[known]
     both = np.concatenate([x, y, labels])
     marks = ticks(float(both.min()), float(both.max()))
@@ -211,11 +211,21 @@ def heat_map(
 def ticks(low: float, high: float) -> list[float]:
     """Returns about five round numbers that enclose `low` to `high`."""
     if not high > low:
-        high = low + 1
+        high = low + max(1.0, abs(low))  # 1e17 + 1 is the same number
     step = 10 ** math.floor(math.log10((high - low) / _TICKS))
     step = next(s for s in (step, 2 * step, 5 * step, 10 * step) if high - low <= 5 * s)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     return [step * n for n in range(first, last + 1)]
+
+
+def tick_labels(values: Sequence[float]) -> list[str]:
+    """Returns ticks as text, with as many digits as tell them apart."""
+    step, largest = values[1] - values[0], max(abs(values[0]), abs(values[-1]))
+    if step < 1e-4 or largest >= 1e7:
+        digits = math.ceil(math.log10(largest / step)) + 1
+        return [f"{value:.{digits}g}" for value in values]
+    decimals = max(0, -math.floor(math.log10(step) + 1e-9))
+    return [f"{value:,.{decimals}f}" for value in values]
 
 
 class _Frame:
@@ -244,16 +254,20 @@ class _Frame:
     ) -> Element:
         drawing = _svg(_WIDTH, _HEIGHT, description)
         right, bottom = _WIDTH - _RIGHT, _HEIGHT - _BOTTOM
-        for tick in y_ticks:
+        texts = [f"{100 * tick:.0f}%" for tick in y_ticks]
+        for tick, text in zip(
+            y_ticks, texts if percent else tick_labels(y_ticks), strict=True
+        ):
             y = f"{self.y(tick):.1f}"
             drawing.append(element("path", d=f"M{_LEFT} {y}H{right}", class_="axis"))
-            text = f"{100 * tick:.0f}%" if percent else f"{tick:.4g}"
             drawing.append(
                 element("text", text, x=_LEFT - 6, y=y, dy="4", text_anchor="end")
             )
-        for tick in x_ticks:
+        texts = [f"{100 * tick:.0f}" for tick in x_ticks]
+        for tick, text in zip(
+            x_ticks, texts if x_percent else tick_labels(x_ticks), strict=True
+        ):
             if tick <= self._x[1]:
-                text = f"{100 * tick:.0f}" if x_percent else f"{tick:,.4g}"
                 x = f"{self.x(tick):.1f}"
                 drawing.append(
                     element("text", text, x=x, y=bottom + 13, text_anchor="middle")

@@ -59,6 +59,9 @@ def numbers(findings: Findings) -> Section | None:
                 figures.append(charts.scatter_chart(title, labels, said))
     if not figures:
         return None
-    text = "One dot per picture; on the line, the prediction equals the label."
+    text = (
+        f"One dot per picture, of at most {charts.DOTS:,} of them; on the line, the "
+        "prediction equals the label."
+    )
     body = element("div", *figures, class_="grid")
     return "Numbers", [element("p", text, class_="pale"), body]

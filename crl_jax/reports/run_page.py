@@ -18,6 +18,7 @@ from crl_jax.terminal import percent
 from crl_jax.trained import Trained
 
 _LARGEST_MAP = 60  # most classes whose confusions are drawn
+_LARGEST_GRID = 100_000  # most cells
 _LISTED = 12  # classes and confusions that are listed at first
 
 
@@ -172,14 +173,17 @@ def _confusions(task: str, found: Confusions, names: Sequence[str]) -> list[Chil
 
 
 def grid(findings: Findings) -> Section | None:
-    """Returns the grid of the two tasks with the fewest classes; None for fewer tasks.
+    """Returns the grid of the two tasks with the fewest classes.
 
-    For adjectives, nouns and pairs of them it is the grid of adjectives and nouns.
+    None for fewer tasks, or for so many classes that nobody could look at it. For
+    adjectives, nouns and pairs of them it is the grid of adjectives and nouns.
     """
     if len(findings.classes) < 2:
         return None
     few = sorted(findings.classes, key=lambda task: len(findings.classes[task]))[:2]
     columns, rows = few
+    if findings.kinds[rows].width * findings.kinds[columns].width > _LARGEST_GRID:
+        return None
     counts, right = findings.grid(rows, columns)
     names = findings.classes[rows], findings.classes[columns]
     shares = np.where(counts > 0, right / np.maximum(counts, 1), np.nan)
