@@ -42,7 +42,10 @@ def test_errors_of_the_programs_own_loops_are_reported(monkeypatch, caplog):
 
 
 def test_a_program_may_use_tensorflow_first_and_have_no_standard_error(monkeypatch):
-    def used_already(*_):
+    asked = []
+
+    def used_already(*devices):
+        asked.append(devices)
         raise RuntimeError("Visible devices cannot be modified after being initialized")
 
     monkeypatch.setattr(quiet.tf.config, "set_visible_devices", used_already)
@@ -50,6 +53,7 @@ def test_a_program_may_use_tensorflow_first_and_have_no_standard_error(monkeypat
     monkeypatch.setattr(sys, "stderr", None)
     with quiet.quiet_preparation():
         pass
+    assert asked == [([], "GPU")]
 
 
 def test_tfds_lists_only_what_the_program_has():
