@@ -56,7 +56,7 @@ def cost(config: ConfigDict, classes: Mapping[str, int]) -> Cost:
     def images(count: int) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((count, size, size, 3), jnp.uint8)
 
-    variables = jax.eval_shape(network.init, jax.random.key(0), images(1))
+    variables = models.abstract_variables(network, size)
     branched = branched_layers(config.model.depth, config.model.branch_from)
     parameters: dict[str, int] = {"shared": 0, "branch": 0, "cross": 0}
     for layer, tree in variables["params"].items():

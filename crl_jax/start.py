@@ -4,7 +4,6 @@ import os
 from pathlib import Path
 
 import jax
-import numpy as np
 from ml_collections import ConfigDict
 
 from crl_jax import devices, models, trained, workdir
@@ -29,8 +28,7 @@ def check(config: ConfigDict, network: MultitaskResNet) -> None:
         run = _read_run(origin, path)
         check_alike(origin, models.build(run.config, widths(run.kinds)), network)
     elif origin:
-        images = jax.ShapeDtypeStruct((1, *[config.data.image_size] * 2, 3), np.uint8)
-        here = jax.eval_shape(network.init, jax.random.key(0), images)
+        here = models.abstract_variables(network, config.data.image_size)
         pretrained.check(path, network, here)
 
 

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
+from crl_jax import models, start
+from crl_jax.config import default
 from crl_jax.errors import UserError
 from crl_jax.models import MultitaskResNet, pretrained, weight_files
 from crl_jax.models.imported import describe
@@ -236,6 +238,17 @@ def test_weights_that_do_not_fit_are_answered_before_anything_is_written(
     with pytest.raises(UserError, match=r"conv1.weight is .* must match the weights"):
         train(config, tmp_path / "run")
     assert [path.name for path in tmp_path.iterdir()] == ["a.pth"]
+
+
+def test_weights_are_checked_for_a_network_that_several_devices_share(tmp_path):
+    config = default()
+    config.model.depth, config.model.width = 12, 0.125
+    config.model.branch_from = "res5a"
+    config.data.image_size, config.train.task_devices = 32, 2
+    config.init["from"] = str(tmp_path / "a.pth")
+    shared = models.build(config, CLASSES)
+    write_pth(tmp_path / "a.pth", torch_tensors(shared))
+    start.check(config, shared)
 
 
 @pytest.fixture(scope="module")

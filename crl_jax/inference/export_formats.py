@@ -150,7 +150,10 @@ FORMATS: Mapping[str, Callable[[Trained, Path], None]] = {
 
 
 # Of all formats.
-_NETWORKS = ("model.stablehlo", "model.onnx", "model.safetensors", "saved_model")
+_NETWORKS = (
+    *("model.stablehlo", "model.onnx", "model.onnx.data"),
+    *("model.safetensors", "saved_model"),
+)
 
 
 def remove_networks(folder: Path) -> None:

@@ -1,5 +1,5 @@
 """Cross-residual networks as pure Flax Linen modules; only JAX is needed here."""
 
-from crl_jax.models.network import MultitaskResNet, build
+from crl_jax.models.network import MultitaskResNet, abstract_variables, build
 
-__all__ = ["MultitaskResNet", "build"]
+__all__ = ["MultitaskResNet", "abstract_variables", "build"]

@@ -300,3 +300,15 @@ def build(config: ConfigDict, classes: Mapping[str, int]) -> MultitaskResNet:
         frozen_batch_stats=model.frozen_batch_stats,
         task_devices=config.train.task_devices,
     )
+
+
+def abstract_variables(network: MultitaskResNet, image_size: int) -> Any:
+    """Returns the shapes and dtypes of a network's variables; nothing is computed.
+
+    Args:
+      network: the whole of it, on however many devices it is going to be.
+      image_size: rows and columns of its pictures.
+    """
+    images = jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.uint8)
+    whole = network.clone(task_devices=1)
+    return jax.eval_shape(whole.init, jax.random.key(0), images)
